@@ -1,0 +1,82 @@
+"""enxuto shows where a neural network's memory goes, and predicts it before anything runs.
+
+>>> import enxuto as ex
+>>> ex.units.format_bytes(3 * 2**20)
+'3.0 MiB'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import units
+
+if TYPE_CHECKING:
+    from .errors import EnxutoError
+    from .explaining import difference, explain
+    from .records import Category, Device, Difference, Explanation, Phase, Timeline, World, read, write
+    from .reporting import to_html, to_text, write_html
+    from .targets import resolve
+    from .tracing import trace
+    from .workload import Workload
+
+__version__ = "0.1.0"
+
+#: Public names and the module that each is loaded from at first use: reading records must not need torch.
+_HOMES = {
+    "Category": "records",
+    "Device": "records",
+    "Difference": "records",
+    "EnxutoError": "errors",
+    "Explanation": "records",
+    "Phase": "records",
+    "Timeline": "records",
+    "Workload": "workload",
+    "World": "records",
+    "difference": "explaining",
+    "explain": "explaining",
+    "read": "records",
+    "resolve": "targets",
+    "to_html": "reporting",
+    "to_text": "reporting",
+    "trace": "tracing",
+    "units": "units",
+    "write": "records",
+    "write_html": "reporting",
+}
+
+__all__ = [
+    "Category",
+    "Device",
+    "Difference",
+    "EnxutoError",
+    "Explanation",
+    "Phase",
+    "Timeline",
+    "Workload",
+    "World",
+    "difference",
+    "explain",
+    "read",
+    "resolve",
+    "to_html",
+    "to_text",
+    "trace",
+    "units",
+    "write",
+    "write_html",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'enxuto' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

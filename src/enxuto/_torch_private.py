@@ -1,0 +1,153 @@
+"""Every private torch API that enxuto touches, each behind one name, with what happens where it is missing.
+
+Tested on torch 2.13 and 2.14. Nothing here runs at import beyond looking the names up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeCopyMode,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+
+__all__ = [
+    "DRY_REFUSALS",
+    "FakeCopyMode",
+    "FakeTensor",
+    "FakeTensorMode",
+    "TorchDispatchMode",
+    "backward_node",
+    "is_traceable_wrapper_subclass",
+    "node_sequence",
+    "observed_backward",
+    "observed_module_calls",
+    "pytree",
+    "storage_key",
+    "suspended_saved_tensor_hooks",
+    "tensor_sequence",
+]
+
+#: What dry tensors raise when an answer depends on values that do not exist.
+DRY_REFUSALS = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+
+_current_node: Callable[[], Any] = getattr(torch._C, "_current_autograd_node", lambda: None)
+_next_sequence: Callable[[], int] | None = getattr(torch._C._autograd, "_get_sequence_nr", None)
+
+
+def backward_node() -> Any:
+    """The autograd node that runs now, None outside a backward (or where torch does not tell)."""
+    return _current_node()
+
+
+def node_sequence(node: Any) -> int:
+    """The number that links a backward node to the forward op that made it, -1 if it has none."""
+    number = getattr(node, "_sequence_nr", None)
+    # AccumulateGrad nodes carry 2^64 - 1: they were made by no op
+    return -1 if number is None or (value := number()) >= 2**63 else int(value)
+
+
+def tensor_sequence() -> int:
+    """The number of the autograd node made last: inside a forward op's dispatch, that op's own node."""
+    return _next_sequence() - 1 if _next_sequence is not None else -1
+
+
+def storage_key(storage: torch.UntypedStorage) -> int:
+    """The identity of the memory behind a storage; two Python wrappers of one storage agree on it."""
+    return storage._cdata
+
+
+@contextlib.contextmanager
+def observed_backward(enter: Callable[[], None], leave: Callable[[], None]) -> Iterator[None]:
+    """Call `enter` and `leave` around every run of the autograd engine, whoever starts it."""
+    run = torch.autograd._engine_run_backward
+
+    def observed(*args: Any, **kwargs: Any) -> Any:
+        enter()
+        try:
+            return run(*args, **kwargs)
+        finally:
+            leave()
+
+    torch.autograd._engine_run_backward = observed
+    try:
+        yield
+    finally:
+        torch.autograd._engine_run_backward = run
+
+
+@contextlib.contextmanager
+def observed_module_calls(
+    enter: Callable[[torch.nn.Module, tuple[Any, ...], dict[str, Any]], None], leave: Callable[[], None]
+) -> Iterator[None]:
+    """Call `enter` and `leave` around every module call, keyword arguments and exceptions included.
+
+    One patched method instead of hooks: no module is changed, and the extra frame holds no tensor that
+    torch's own frames do not hold already.
+    """
+    call = torch.nn.Module.__call__
+
+    def observed(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        enter(self, args, kwargs)
+        try:
+            return call(self, *args, **kwargs)
+        finally:
+            leave()
+
+    torch.nn.Module.__call__ = observed  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.nn.Module.__call__ = call  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def suspended_saved_tensor_hooks(
+    pack: Callable[[Any], Any], unpack: Callable[[Any], Any], suspended: Callable[[bool], None]
+) -> Iterator[None]:
+    """Install saved-tensor hooks, and take them off wherever torch.func, which refuses them, asks for none."""
+    graph = torch.autograd.graph
+    disable = graph.disable_saved_tensors_hooks
+    push = torch._C._autograd._push_saved_tensors_default_hooks
+    pop = torch._C._autograd._pop_saved_tensors_default_hooks
+    depth = 0
+
+    @contextlib.contextmanager
+    def polite(message: str) -> Iterator[None]:
+        nonlocal depth
+        if depth == 0:
+            pop()
+            suspended(True)
+        depth += 1
+        try:
+            with disable(message):
+                yield
+        finally:
+            depth -= 1
+            if depth == 0:
+                push(pack, unpack)
+                suspended(False)
+
+    graph.disable_saved_tensors_hooks = polite  # type: ignore[assignment]
+    push(pack, unpack)
+    try:
+        yield
+    finally:
+        pop()
+        graph.disable_saved_tensors_hooks = disable

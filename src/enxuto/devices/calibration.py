@@ -1,0 +1,181 @@
+"""Measure what op calls allocate besides their outputs, by running each once on real tensors.
+
+The work is done in a child process: a kernel that crashes on made-up values costs one answer instead of the
+user's session, and its memory never counts as ours. Run as `python -m enxuto.devices.calibration`, it reads
+one signature a line and answers one line each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+_SECONDS_PER_CALL = 60
+
+
+@dataclass(frozen=True, slots=True)
+class OpMemory:
+    """What one call of an op takes: scratch bytes gone by its end, and the bytes of each fresh output."""
+
+    scratch: int
+    outputs: tuple[int, ...]
+
+
+def measure_all(
+    signatures: Sequence[str], *, threads: int, progress: Callable[[int], None]
+) -> dict[str, OpMemory | None]:
+    """Measure many op calls in child processes; None stands for a call that raised or crashed.
+
+    Args:
+        signatures: as a Timeline holds them.
+        threads: how many threads the kernels may use; scratch depends on it.
+        progress: called with the number of calls done.
+    """
+    found: dict[str, OpMemory | None] = {}
+    waiting = list(signatures)
+    while waiting:
+        for signature, answer in zip(waiting, _child(waiting, threads), strict=False):
+            found[signature] = answer
+            progress(len(found))
+        rest = [signature for signature in waiting if signature not in found]
+        if rest:  # the child died on the first of these
+            found[rest[0]] = None
+        waiting = rest[1:]
+    return found
+
+
+def _child(signatures: Sequence[str], threads: int) -> Iterator[OpMemory | None]:
+    """Answers of one child process, as many as it lived to give."""
+    environment = {**os.environ, "KINETO_LOG_LEVEL": "99"}
+    with subprocess.Popen(
+        [sys.executable, "-m", __name__, str(threads)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    ) as child:
+        assert child.stdin is not None and child.stdout is not None
+        for signature in signatures:
+            try:
+                child.stdin.write(signature + "\n")
+                child.stdin.flush()
+            except BrokenPipeError:
+                return
+            line = child.stdout.readline()
+            if not line:
+                return
+            answer = json.loads(line)
+            yield None if answer is None else OpMemory(answer[0], tuple(answer[1]))
+
+
+def measure(signature: str) -> OpMemory:
+    """Run the op call that a Timeline's signature describes, and replay the allocator's events.
+
+    Tensor values are made up (0.5 for floats, 0 for integers): a kernel's memory follows from shapes, layouts
+    and types. The call runs twice, since the first may fill caches.
+
+    Raises:
+        Exception: whatever the op raises on made-up values.
+    """
+    name, args, kwargs = json.loads(signature)
+    arguments = [_value(arg) for arg in args]
+    keywords = {key: _value(value) for key, value in kwargs.items()}
+    arguments = _PREPARED.get(name, lambda given: given)(arguments)
+    op = _op(name)
+    op(*arguments, **keywords)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        out = op(*arguments, **keywords)
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    levels = list(itertools.accumulate(changes))
+    peak, end = max(levels, default=0), levels[-1] if levels else 0
+    given = {id(t.untyped_storage()) for t in _tensors([arguments, list(keywords.values())])}
+    return OpMemory(scratch=max(peak - max(end, 0), 0), outputs=_fresh(out, given))
+
+
+def _with_rnn_workspace(arguments: list[Any]) -> list[Any]:
+    """A backward of oneDNN's RNN layer reads the workspace that its forward wrote; dry ones have 0 bytes."""
+    (x, w0, w1, w2, w3, hx, cx, *_, reverse, mode, hidden, layers, biases, train, both, sizes, first, _) = arguments
+    forward = torch.ops.aten.mkldnn_rnn_layer.default
+    *_, workspace = forward(
+        x, w0, w1, w2, w3, hx, cx, reverse, sizes, mode, hidden, layers, biases, both, first, train
+    )
+    return [*arguments[:-1], workspace]
+
+
+_PREPARED: dict[str, Callable[[list[Any]], list[Any]]] = {
+    "aten.mkldnn_rnn_layer_backward.default": _with_rnn_workspace,
+}
+
+
+def _op(name: str) -> Any:
+    namespace, op, overload = name.split(".")
+    return getattr(getattr(getattr(torch.ops, namespace), op), overload)
+
+
+def _value(spec: Any) -> Any:
+    """An argument from its description in a signature (`tracing/recorder.py` writes them)."""
+    if isinstance(spec, list):
+        if len(spec) == 4 and spec[0] == "tensor":
+            return _tensor(getattr(torch, spec[1]), spec[2], spec[3])
+        return [_value(item) for item in spec]
+    if isinstance(spec, str):
+        if spec.startswith("device:"):
+            return torch.device(spec.removeprefix("device:"))
+        if spec.startswith("torch."):
+            return getattr(torch, spec.removeprefix("torch."))
+    return spec
+
+
+def _tensor(dtype: torch.dtype, shape: list[int], stride: list[int]) -> torch.Tensor:
+    if 0 in shape:
+        return torch.empty_strided(shape, stride, dtype=dtype)
+    items = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    fill = 0.5 if dtype.is_floating_point or dtype.is_complex else 0
+    return torch.full((items,), fill, dtype=dtype).as_strided(shape, stride)
+
+
+def _fresh(out: Any, given: set[int]) -> tuple[int, ...]:
+    sizes: dict[int, int] = {}
+    for tensor in _tensors(out):
+        storage = tensor.untyped_storage()
+        if id(storage) not in given:
+            sizes.setdefault(id(storage), storage.nbytes())
+    return tuple(sizes.values())
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, list | tuple):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []
+
+
+def _answer_lines() -> None:
+    """The child's loop. Answers leave by a copy of stdout, so that nothing a library prints can mix in."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    torch.set_num_threads(int(sys.argv[1]))
+    for line in sys.stdin:
+        try:
+            memory = measure(line)
+        except Exception:
+            answers.write("null\n")
+        else:
+            answers.write(json.dumps([memory.scratch, memory.outputs]) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _answer_lines()

@@ -1,0 +1,48 @@
+"""Records as text, JSON and HTML. A renderer formats one kind of record and never measures.
+
+Importing this package is cheap: rich is imported by the first card, plotly by the first page.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..records import Difference, Explanation, Timeline
+from . import fragment
+from .registry import FORMS, print_record, register, render, to_html, to_text, write_html
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["FORMS", "print_record", "register", "render", "to_html", "to_text", "write_html"]
+
+
+def _explanation_card(explanation: Explanation) -> RenderableType:
+    from .terminal import card
+
+    return card(explanation)
+
+
+def _difference_card(difference: Difference) -> RenderableType:
+    from .terminal import difference_card
+
+    return difference_card(difference)
+
+
+def _timeline_card(timeline: Timeline) -> RenderableType:
+    from .terminal import timeline_card
+
+    return timeline_card(timeline)
+
+
+def _explanation_page(explanation: Explanation) -> str:
+    from .html import page
+
+    return page(explanation)
+
+
+register(
+    Explanation.kind, card=_explanation_card, page=_explanation_page, fragment=fragment.explanation_fragment
+)
+register(Difference.kind, card=_difference_card, fragment=fragment.difference_fragment)
+register(Timeline.kind, card=_timeline_card, fragment=fragment.timeline_fragment)

@@ -1,0 +1,602 @@
+"""The recorder: one dispatch mode that writes down every block of memory, whatever the tensors are.
+
+It tracks storages, never tensors, and holds weak references only, so that it does not lengthen the lives it
+observes. Saved-tensor hooks tell a saved activation from a temporary. In the dry world the pack hook hands
+autograd a *substitute* with a storage of its own: the original then dies when the forward lets go of it (its
+natural death), and the substitute's release shows the save's end, both in one run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import weakref
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.flop_counter import flop_registry
+
+from .. import _torch_private as private
+from ..records import CATEGORY_CODE, PHASE_CODE, Category, Phase
+from .sites import SiteTable
+
+_NATURAL, _HELD, _LENT = range(3)  # what the death of a storage means: see _StorageRef
+_BACKWARD = PHASE_CODE[Phase.BACKWARD]
+_UNSET = -1
+
+
+class _StorageRef(weakref.ref[torch.UntypedStorage]):
+    """A weak reference that knows which storage and block it stands for and what its death means: the
+    natural death of a block, nothing (a substitute held by autograd), or a save's local end (a substitute
+    lent to a backward node)."""
+
+    __slots__ = ("block", "key", "role", "use")
+
+    key: int
+    block: int
+    role: int
+    use: tuple[int, int]
+
+
+class _Held:
+    """What autograd keeps for a saved tensor; its own end is the save's release."""
+
+    __slots__ = ("recorder", "save", "tensor")
+
+    def __init__(self, recorder: Recorder, save: int, tensor: Tensor) -> None:
+        self.recorder, self.save, self.tensor = recorder, save, tensor
+
+    def __del__(self) -> None:
+        self.recorder._released(self.save)
+
+
+class _OpInfo:
+    """What is true of every call of one op, looked up once."""
+
+    __slots__ = ("flops", "is_view", "name", "writes")
+
+    def __init__(self, func: Any) -> None:
+        arguments = func._schema.arguments
+        self.name = str(func)
+        self.writes = [
+            (index, argument.name)
+            for index, argument in enumerate(arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        ]
+        self.flops: Callable[..., int] | None = flop_registry.get(func.overloadpacket)
+        self.is_view = bool(func._schema.returns) and all(
+            result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns
+        )
+
+
+class Recorder(private.TorchDispatchMode):
+    """Records blocks, saves, calls and ops between `with recorder:` and its end, on one clock.
+
+    Args:
+        dry: the tensors hold no memory, so substitutes may stand in for saved tensors.
+
+    The raw rows (lists of integers) become a Timeline in `assembling.py`.
+    """
+
+    def __init__(self, *, dry: bool) -> None:
+        super().__init__()
+        self.dry = dry
+        self.clock = 0
+        self.phase = PHASE_CODE[Phase.BEFORE]
+        self.phase_marks: list[tuple[int, int]] = []
+        self.sites = SiteTable()
+        self.names: list[str] = []
+        self.signatures: list[str] = []
+        self.notes: set[str] = set()
+        self._name_index: dict[str, int] = {}
+        self._signature_index: dict[Any, int] = {}
+        # blocks
+        self.b_nbytes: list[int] = []
+        self.b_category: list[int] = []
+        self.b_phase: list[int] = []
+        self.b_born: list[int] = []
+        self.b_natural: list[int] = []
+        self.b_name: list[int] = []
+        self.b_op: list[int] = []
+        self.b_call: list[int] = []
+        self.b_site: list[int] = []
+        # saves
+        self.s_block: list[int] = []
+        self.s_pack: list[int] = []
+        self.s_unpacks: list[list[int]] = []
+        self.s_local_ends: list[list[int]] = []
+        self.s_release: list[int] = []
+        self.s_call: list[int] = []
+        self.s_sequence: list[int] = []
+        # calls
+        self.c_module: list[int] = []
+        self.c_parent: list[int] = []
+        self.c_phase: list[int] = []
+        self.c_enter: list[int] = []
+        self.c_exit: list[int] = []
+        self.c_arguments: list[list[int]] = []
+        self.c_hooked: list[bool] = []
+        # ops
+        self.o_name: list[int] = []
+        self.o_tick: list[int] = []
+        self.o_phase: list[int] = []
+        self.o_call: list[int] = []
+        self.o_site: list[int] = []
+        self.o_node: list[int] = []
+        self.o_signature: list[int] = []
+        self.o_flops: list[int] = []
+        self.o_reads: list[list[int]] = []
+        self.o_writes: list[list[int]] = []
+        self.o_outputs: list[list[int]] = []
+        self.accumulations: list[tuple[int, int, int]] = []
+        self.node_names: dict[int, int] = {}
+
+        self._block_at: dict[int, int] = {}
+        self._refs: dict[int, _StorageRef] = {}
+        self._stack: list[int] = []
+        self._paths: dict[int, str] = {}
+        self._forward_of: dict[int, tuple[int, int]] = {}
+        self._infos: dict[Any, _OpInfo] = {}
+        self._plain: dict[type, bool] = {}
+        self._parameters: list[tuple[str, nn.Parameter]] = []
+        self._paused = False
+        self._hooked = True
+        self._stack_of_contexts: contextlib.ExitStack | None = None
+
+    # -- what is there before the step ------------------------------------------------------------------
+
+    def adopt_model(self, model: nn.Module) -> None:
+        """Register parameters, buffers and module paths; shared ones count once, under their first name."""
+        for path, module in model.named_modules():
+            self._paths.setdefault(id(module), path)
+        self._parameters = list(model.named_parameters())
+        for name, parameter in self._parameters:
+            self.adopt(parameter, Category.PARAMETER, name)
+            if parameter.grad is not None:
+                self.adopt(parameter.grad, Category.GRADIENT, name)
+        for name, buffer in model.named_buffers():
+            self.adopt(buffer, Category.BUFFER, name)
+
+    def adopt_optimizer(self, optimizer: Optimizer) -> None:
+        """Register optimizer state that exists already, or label what a step has just made."""
+        names = {id(parameter): name for name, parameter in self._parameters}
+        for parameter, state in list(optimizer.state.items()):
+            owner = names.get(id(parameter), "")
+            values = state.items() if isinstance(state, dict) else [("state", state)]
+            for key, value in values:
+                self.adopt(value, Category.OPTIMIZER_STATE, f"{owner}.{key}" if owner else str(key))
+
+    def adopt(self, tree: Any, category: Category, name: str = "") -> None:
+        """Register (or relabel) every storage of every tensor in a nested container."""
+        for leaf in private.pytree.tree_leaves(tree):
+            if isinstance(leaf, Tensor):
+                for storage in self._storages(leaf):
+                    block = self._block_at.get(private.storage_key(storage), _UNSET)
+                    if block == _UNSET:
+                        block = self._born(storage, self._tick(), op=_UNSET)
+                    if self.b_category[block] not in _FINAL:
+                        self.b_category[block] = CATEGORY_CODE[category]
+                        self.b_name[block] = self._intern(name)
+
+    def adopt_gradients(self) -> None:
+        """Label the gradients that stand at a step's end, however they came there."""
+        for name, parameter in self._parameters:
+            if parameter.grad is not None:
+                self.adopt(parameter.grad, Category.GRADIENT, name)
+
+    # -- the run -----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            super().__enter__()
+            stack.callback(super().__exit__, None, None, None)
+            stack.enter_context(private.observed_backward(self._backward_begins, self._backward_ends))
+            stack.enter_context(private.observed_module_calls(self._call_begins, self._call_ends))
+            stack.enter_context(private.suspended_saved_tensor_hooks(self._pack, self._unpack, self._suspended))
+            stack.callback(register_optimizer_step_pre_hook(self._optimizer_begins).remove)
+            stack.callback(register_optimizer_step_post_hook(self._optimizer_ends).remove)
+            stack.enter_context(self._observed_accumulations())
+            self._stack_of_contexts = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._stack_of_contexts is not None
+        self._stack_of_contexts.close()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let ops pass unrecorded: those of the recorder itself."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def enter_phase(self, phase: Phase) -> None:
+        """Mark the clock: from here on, this phase."""
+        self.phase = PHASE_CODE[phase]
+        self.phase_marks.append((self._tick(), self.phase))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self._paused or func.namespace in _NO_OPS:
+            return func(*args, **kwargs)
+        if not all(self._is_plain(kind) for kind in types):
+            return NotImplemented  # the subclass unwraps itself; its inner ops come by here again
+        info = self._infos.get(func)
+        if info is None:
+            info = self._infos[func] = _OpInfo(func)
+        reads: list[int] = []
+        for value in args:
+            self._collect(value, reads)
+        for value in kwargs.values():
+            self._collect(value, reads)
+        out = func(*args, **kwargs)
+        self._record(func, info, args, kwargs, out, reads)
+        return out
+
+    # -- ops ---------------------------------------------------------------------------------------------
+
+    def _record(
+        self, func: Any, info: _OpInfo, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, reads: list[int]
+    ) -> None:
+        tick = self._tick()
+        op = len(self.o_name)
+        call, site, node = self._whereabouts()
+        outputs: list[int] = []
+        self._record_births(out, tick, op, call, site, outputs)
+        writes: list[int] = []
+        for index, name in info.writes:
+            value = args[index] if index < len(args) else kwargs.get(name)
+            self._collect(value, writes)
+            self._record_resize(value, tick, op)
+        self.o_name.append(self._intern(info.name))
+        self.o_tick.append(tick)
+        self.o_phase.append(self.phase)
+        self.o_call.append(call)
+        self.o_site.append(site)
+        self.o_node.append(node)
+        self.o_signature.append(_UNSET if info.is_view else self._signature(info, args, kwargs))
+        self.o_flops.append(int(info.flops(*args, **kwargs, out_val=out)) if info.flops else 0)
+        self.o_reads.append(reads)
+        self.o_writes.append(writes)
+        self.o_outputs.append(outputs)
+
+    def _whereabouts(self) -> tuple[int, int, int]:
+        """Module call, source line and autograd node of the op that runs now."""
+        call = self._stack[-1] if self._stack else _UNSET
+        node = private.backward_node()
+        if node is None:
+            site = self.sites.here(4)
+            sequence = private.tensor_sequence()
+            if sequence >= 0:
+                self._forward_of.setdefault(sequence, (call, site))
+            return call, site, _UNSET
+        sequence = private.node_sequence(node)
+        name = self._intern(node.name())
+        self.node_names[sequence] = name
+        forward_call, site = self._forward_of.get(sequence, (_UNSET, _UNSET))
+        if self._stack:  # recomputed by a checkpoint: the module runs again, inside the backward
+            own = self.sites.here(4)
+            return call, own if own != _UNSET else site, name
+        return forward_call, site, name
+
+    def _record_births(
+        self, out: Any, tick: int, op: int, call: int, site: int, outputs: list[int]
+    ) -> None:
+        if isinstance(out, Tensor):
+            for storage in self._storages(out):
+                key = private.storage_key(storage)
+                if key not in self._block_at:
+                    self._born(storage, tick, op=op, call=call, site=site)
+                block = self._block_at.get(key, _UNSET)
+                if block != _UNSET and self.b_op[block] == op:
+                    outputs.append(block)
+        elif isinstance(out, list | tuple):
+            for item in out:
+                self._record_births(item, tick, op, call, site, outputs)
+
+    def _record_resize(self, value: Any, tick: int, op: int) -> None:
+        """An in-place op that changed a storage's size frees the old memory and takes new."""
+        if isinstance(value, Tensor):
+            for storage in self._storages(value):
+                block = self._block_at.get(private.storage_key(storage), _UNSET)
+                if block == _UNSET:
+                    self._born(storage, tick, op=op)
+                elif storage.nbytes() != self.b_nbytes[block]:
+                    self.b_natural[block] = tick
+                    renewed = self._born(storage, tick, op=op)
+                    self.b_category[renewed] = self.b_category[block]
+                    self.b_name[renewed] = self.b_name[block]
+        elif isinstance(value, list | tuple):
+            for item in value:
+                self._record_resize(item, tick, op)
+
+    def _signature(self, info: _OpInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+        """Index of this call's shape: op, tensor shapes and layouts, other arguments."""
+        key = (info.name, _spec(args), _spec(tuple(kwargs.items())) if kwargs else ())
+        index = self._signature_index.get(key)
+        if index is None:
+            index = self._signature_index[key] = len(self.signatures)
+            self.signatures.append(json.dumps([info.name, _spec(args), {k: _spec(v) for k, v in kwargs.items()}]))
+        return index
+
+    # -- blocks ------------------------------------------------------------------------------------------
+
+    def _storages(self, tensor: Tensor) -> list[torch.UntypedStorage]:
+        """All storages behind a tensor: its own, or those inside a wrapper subclass or a sparse tensor."""
+        if not self._is_plain(type(tensor)) and private.is_traceable_wrapper_subclass(tensor):
+            names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+            return [storage for name in names for storage in self._storages(getattr(tensor, name))]
+        if tensor.layout is torch.strided:
+            return [tensor.untyped_storage()]
+        with self.paused():
+            parts = _sparse_parts(tensor)
+        return [storage for part in parts for storage in self._storages(part)]
+
+    def _collect(self, value: Any, blocks: list[int]) -> None:
+        """Append the blocks behind a value; tensors that were made elsewhere are adopted on first sight."""
+        if isinstance(value, Tensor):
+            for storage in self._storages(value):
+                block = self._block_at.get(private.storage_key(storage), _UNSET)
+                if block == _UNSET and storage.nbytes():
+                    block = self._born(storage, self._tick(), op=_UNSET)
+                    self.b_category[block] = CATEGORY_CODE[Category.OTHER]
+                if block != _UNSET:
+                    blocks.append(block)
+        elif isinstance(value, list | tuple):
+            for item in value:
+                self._collect(item, blocks)
+        elif isinstance(value, dict):
+            for item in value.values():
+                self._collect(item, blocks)
+
+    def _born(
+        self, storage: torch.UntypedStorage, tick: int, *, op: int, call: int = _UNSET, site: int = _UNSET
+    ) -> int:
+        block = len(self.b_nbytes)
+        self.b_nbytes.append(storage.nbytes())
+        self.b_category.append(_UNSET)
+        self.b_phase.append(self.phase)
+        self.b_born.append(tick)
+        self.b_natural.append(_UNSET)
+        self.b_name.append(_UNSET)
+        self.b_op.append(op)
+        self.b_call.append(call)
+        self.b_site.append(site)
+        self._follow(storage, block, _NATURAL)
+        return block
+
+    def _follow(self, storage: torch.UntypedStorage, block: int, role: int, use: tuple[int, int] = (0, 0)) -> None:
+        key = private.storage_key(storage)
+        ref = _StorageRef(storage, self._storage_died)
+        ref.key, ref.block, ref.role, ref.use = key, block, role, use
+        self._refs[key] = ref
+        self._block_at[key] = block
+
+    def _storage_died(self, ref: weakref.ref[torch.UntypedStorage]) -> None:
+        assert isinstance(ref, _StorageRef)
+        if self._refs.get(ref.key) is ref:
+            del self._refs[ref.key], self._block_at[ref.key]
+        if ref.role == _NATURAL:
+            if self.b_natural[ref.block] == _UNSET:
+                self.b_natural[ref.block] = self._tick()
+        elif ref.role == _LENT:
+            save, use = ref.use
+            self.s_local_ends[save][use] = self._tick()
+
+    # -- saved tensors -----------------------------------------------------------------------------------
+
+    def _pack(self, tensor: Tensor) -> _Held:
+        blocks: list[int] = []
+        self._collect(tensor, blocks)
+        block = blocks[0] if blocks else _UNSET
+        save = len(self.s_block)
+        self.s_block.append(block)
+        self.s_pack.append(self._tick())
+        self.s_unpacks.append([])
+        self.s_local_ends.append([])
+        self.s_release.append(_UNSET)
+        self.s_call.append(self._stack[-1] if self._stack else _UNSET)
+        self.s_sequence.append(private.tensor_sequence())
+        if self._may_substitute(tensor, block):
+            tensor = self._substitute(tensor, block, _HELD)
+        return _Held(self, save, tensor)
+
+    def _unpack(self, held: _Held) -> Tensor:
+        save = held.save
+        tick = self._tick()
+        self.s_unpacks[save].append(tick)
+        node = private.backward_node()
+        if node is not None:
+            self.node_names[self.s_sequence[save]] = self._intern(node.name())
+        block = self.s_block[save]
+        if not self._may_substitute(held.tensor, block):
+            self.s_local_ends[save].append(tick)
+            return held.tensor
+        self.s_local_ends[save].append(_UNSET)
+        return self._substitute(held.tensor, block, _LENT, (save, len(self.s_unpacks[save]) - 1))
+
+    def _released(self, save: int) -> None:
+        self.s_release[save] = self._tick()
+
+    def _may_substitute(self, tensor: Tensor, block: int) -> bool:
+        return (
+            self.dry
+            and block != _UNSET
+            and self.b_category[block] not in _FINAL
+            and self._is_plain(type(tensor))
+            and tensor.layout is torch.strided
+        )
+
+    def _substitute(self, tensor: Tensor, block: int, role: int, use: tuple[int, int] = (0, 0)) -> Tensor:
+        """A dry tensor of the same geometry over a storage of its own, which stands for the same block."""
+        storage = tensor.untyped_storage()
+        items = storage.nbytes() // tensor.element_size()
+        with self.paused(), torch.no_grad():
+            base = torch.empty_strided((items,), (1,), dtype=tensor.dtype, device=tensor.device)
+            twin = base.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        self._follow(twin.untyped_storage(), block, role, use)
+        return twin
+
+    def _suspended(self, suspended: bool) -> None:
+        self._hooked = not suspended
+        if suspended:
+            self.notes.add("saved tensors under torch.func are not told from temporaries: it refuses their hooks")
+            for call in self._stack:
+                self.c_hooked[call] = False
+
+    # -- module calls, phases, gradients -----------------------------------------------------------------
+
+    def _call_begins(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arguments: list[int] = []
+        self._collect(args, arguments)
+        self._collect(kwargs, arguments)
+        path = self._paths.get(id(module))
+        call = len(self.c_module)
+        self.c_module.append(self._intern(type(module).__name__ if path is None else path))
+        self.c_parent.append(self._stack[-1] if self._stack else _UNSET)
+        self.c_phase.append(self.phase)
+        self.c_enter.append(self._tick())
+        self.c_exit.append(_UNSET)
+        self.c_arguments.append(arguments)
+        self.c_hooked.append(self._hooked)
+        self._stack.append(call)
+
+    def _call_ends(self) -> None:
+        self.c_exit[self._stack.pop()] = self._tick()
+
+    def _backward_begins(self) -> None:
+        if self.phase != _BACKWARD:
+            self.enter_phase(Phase.BACKWARD)
+
+    def _backward_ends(self) -> None:
+        if private.backward_node() is None:  # a backward inside a backward does not end the outer one
+            self.enter_phase(Phase.FORWARD)
+
+    def _optimizer_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.enter_phase(Phase.OPTIMIZER)
+
+    def _optimizer_ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.adopt_optimizer(optimizer)
+        if private.backward_node() is not None:  # an optimizer step inside the backward
+            self.enter_phase(Phase.BACKWARD)
+        else:
+            self.enter_phase(Phase.FORWARD)
+
+    @contextlib.contextmanager
+    def _observed_accumulations(self) -> Iterator[None]:
+        """Watch every parameter's gradient; what the parameters carried before is put back."""
+        before = [(p, p._post_accumulate_grad_hooks) for _, p in self._parameters]
+        handles = [
+            parameter.register_post_accumulate_grad_hook(self._accumulated)
+            for _, parameter in self._parameters
+            if parameter.requires_grad
+        ]
+        names = {id(parameter): name for name, parameter in self._parameters}
+        self._parameter_names = names
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for parameter, hooks in before:
+                if hooks is None:
+                    parameter._post_accumulate_grad_hooks = None
+
+    def _accumulated(self, parameter: Tensor) -> None:
+        if parameter.grad is None:
+            return
+        gradient: list[int] = []
+        self._collect(parameter.grad, gradient)
+        owner: list[int] = []
+        self._collect(parameter, owner)
+        name = self._intern(self._parameter_names.get(id(parameter), ""))
+        tick = self._tick()
+        for block in gradient:
+            if self.b_category[block] not in _FINAL:
+                self.b_category[block] = CATEGORY_CODE[Category.GRADIENT]
+                self.b_name[block] = name
+        if gradient and owner:
+            self.accumulations.append((tick, owner[0], gradient[0]))
+
+    # -- small things ------------------------------------------------------------------------------------
+
+    def _tick(self) -> int:
+        clock = self.clock
+        self.clock = clock + 1
+        return clock
+
+    def _intern(self, text: str) -> int:
+        index = self._name_index.get(text)
+        if index is None:
+            index = self._name_index[text] = len(self.names)
+            self.names.append(text)
+        return index
+
+    def _is_plain(self, kind: type) -> bool:
+        """Whether tensors of this type are dispatched as themselves (not a subclass that unwraps itself)."""
+        plain = self._plain.get(kind)
+        if plain is None:
+            dispatch = getattr(kind, "__torch_dispatch__", None)
+            plain = self._plain[kind] = (
+                issubclass(kind, private.FakeTensor)
+                or dispatch is None
+                or getattr(dispatch, "__func__", dispatch)
+                is getattr(Tensor.__torch_dispatch__, "__func__", Tensor.__torch_dispatch__)
+            )
+        return plain
+
+
+#: Namespaces of dispatched calls that touch no tensor: questions about a dry tensor's device, profiler marks.
+_NO_OPS = frozenset({"prim", "profiler"})
+
+#: Categories that a block never leaves once it has them.
+_FINAL = frozenset(
+    CATEGORY_CODE[category]
+    for category in (
+        Category.PARAMETER,
+        Category.BUFFER,
+        Category.INPUT,
+        Category.OPTIMIZER_STATE,
+    )
+)
+
+
+def _sparse_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return ()
+
+
+def _spec(value: Any) -> Any:
+    """A hashable, JSON-able description of an argument: what a kernel's memory can depend on."""
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            return ("sparse", str(value.dtype), tuple(value.shape))
+        return ("tensor", str(value.dtype)[6:], tuple(map(int, value.shape)), tuple(map(int, value.stride())))
+    if isinstance(value, list | tuple):
+        return tuple(_spec(item) for item in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, torch.dtype | torch.layout | torch.memory_format):
+        return str(value)
+    if isinstance(value, torch.device):
+        return f"device:{value.type}"
+    return type(value).__name__

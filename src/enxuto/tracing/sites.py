@@ -1,0 +1,77 @@
+"""The user's own source line behind an op: the innermost frame that is neither torch's, ours nor Python's."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+from pathlib import Path
+from types import CodeType, FrameType
+
+import torch
+
+from ..records import Site
+
+_PACKAGE = str(Path(__file__).resolve().parent.parent)
+_NETS = str(Path(_PACKAGE) / "architectures")  # the zoo's nets read like a user's model
+_TORCH = str(Path(torch.__file__).resolve().parent)
+_STANDARD = sysconfig.get_paths()["stdlib"]
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+class SiteTable:
+    """Interns source lines; `here` finds the current one by walking the stack."""
+
+    def __init__(self) -> None:
+        self.rows: list[Site] = []
+        self._index: dict[tuple[CodeType, int], int] = {}
+        self._is_user: dict[CodeType, bool] = {}
+        self._boundaries: set[CodeType] = set()
+
+    def stop_at(self, code: CodeType) -> None:
+        """Never look beyond frames of this code: what called the trace is not part of the step."""
+        self._boundaries.add(code)
+
+    def here(self, depth: int = 1) -> int:
+        """Index of the user's line that runs now, -1 if there is none."""
+        frame: FrameType | None = sys._getframe(depth)
+        known = self._is_user
+        while frame is not None:
+            code = frame.f_code
+            user = known.get(code)
+            if user is None:
+                user = known[code] = _is_user(code.co_filename)
+            if user:
+                return self._intern(code, frame.f_lineno)
+            if code in self._boundaries:
+                return -1
+            frame = frame.f_back
+        return -1
+
+    def _intern(self, code: CodeType, line: int) -> int:
+        index = self._index.get((code, line))
+        if index is None:
+            index = self._index[code, line] = len(self.rows)
+            self.rows.append(Site(file=_shorten(code.co_filename), line=line, function=code.co_name))
+        return index
+
+
+def _is_user(file: str) -> bool:
+    if file.startswith("<"):  # generated code: dataclasses, einops, torch.fx
+        return False
+    if file.startswith((_TORCH, _PACKAGE)):
+        return file.startswith(_NETS)
+    return not file.startswith(_STANDARD) or any(part in file for part in _INSTALLED)
+
+
+def _shorten(file: str) -> str:
+    """Relative to the working folder, or to the folder that packages are installed in."""
+    path = Path(file)
+    if path.is_relative_to(_PACKAGE):
+        return str(Path("enxuto") / path.relative_to(_PACKAGE))
+    for part in _INSTALLED:
+        if part in path.parts:
+            return str(Path(*path.parts[path.parts.index(part) + 1 :]))
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return file
