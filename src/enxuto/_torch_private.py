@@ -24,9 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 
 __all__ = [
     "DRY_REFUSALS",
-    "FakeCopyMode",
+    "DryCopies",
+    "DryMode",
     "FakeTensor",
-    "FakeTensorMode",
     "TorchDispatchMode",
     "backward_node",
     "is_traceable_wrapper_subclass",
@@ -46,6 +46,49 @@ DRY_REFUSALS = (
     UnsupportedFakeTensorException,
     UnsupportedOperatorException,
 )
+
+
+
+class DryMode(FakeTensorMode):
+    """FakeTensorMode that survives what models do while they are built.
+
+    Copying a module copies its dry tensors, which point to their mode: the copy must keep this one. And
+    `module.to(...)` swaps tensors, which torch refuses while the mode's own memo refers to them weakly.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DryMode:
+        return self
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[None]:
+        """Active around user code that builds modules."""
+        swap = torch.utils.swap_tensors
+        converter = getattr(self.fake_tensor_converter, "meta_converter", None)
+        memo = getattr(converter, "tensor_memo", None)
+
+        def forgetful(left: Any, right: Any) -> None:
+            if memo is not None:
+                memo.clear()
+            swap(left, right)
+
+        torch.utils.swap_tensors = forgetful
+        try:
+            with self, DryCopies(self):
+                yield
+        finally:
+            torch.utils.swap_tensors = swap
+
+
+class DryCopies(FakeCopyMode):
+    """Makes `copy.deepcopy` of real tensors dry; dry ones are copied as tensors of their own."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if args and isinstance(args[0], FakeTensor):
+            return func(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
 
 _current_node: Callable[[], Any] = getattr(torch._C, "_current_autograd_node", lambda: None)
 _next_sequence: Callable[[], int] | None = getattr(torch._C._autograd, "_get_sequence_nr", None)

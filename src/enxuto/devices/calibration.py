@@ -2,7 +2,7 @@
 
 The work is done in a child process: a kernel that crashes on made-up values costs one answer instead of the
 user's session, and its memory never counts as ours. Run as `python -m enxuto.devices.calibration`, it reads
-one signature a line and answers one line each.
+a JSON list of signatures a line and answers a line each.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import json
 import os
 import subprocess
 import sys
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
-_SECONDS_PER_CALL = 60
+from .._torch_private import storage_key
+
+_CHUNK = 32  # calls in one profiling session: starting a session costs more than most calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,66 +44,90 @@ def measure_all(
         progress: called with the number of calls done.
     """
     found: dict[str, OpMemory | None] = {}
-    waiting = list(signatures)
+    waiting = [signatures[i : i + _CHUNK] for i in range(0, len(signatures), _CHUNK)]
     while waiting:
-        for signature, answer in zip(waiting, _child(waiting, threads), strict=False):
-            found[signature] = answer
+        done = 0
+        for chunk, answers in zip(waiting, _child(waiting, threads), strict=False):
+            found.update(zip(chunk, answers, strict=True))
+            done += 1
             progress(len(found))
-        rest = [signature for signature in waiting if signature not in found]
-        if rest:  # the child died on the first of these
-            found[rest[0]] = None
-        waiting = rest[1:]
+        waiting = waiting[done:]
+        if waiting:  # the child died in the first of these: find the call that kills it
+            fatal, *waiting = waiting
+            if len(fatal) == 1:
+                found[fatal[0]] = None
+            else:
+                waiting = [[signature] for signature in fatal] + waiting
     return found
 
 
-def _child(signatures: Sequence[str], threads: int) -> Iterator[OpMemory | None]:
-    """Answers of one child process, as many as it lived to give."""
-    environment = {**os.environ, "KINETO_LOG_LEVEL": "99"}
+def _child(chunks: Sequence[Sequence[str]], threads: int) -> Iterator[list[OpMemory | None]]:
+    """Answers of one child process, as many chunks as it lived to give."""
     with subprocess.Popen(
         [sys.executable, "-m", __name__, str(threads)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=environment,
     ) as child:
         assert child.stdin is not None and child.stdout is not None
-        for signature in signatures:
+        for chunk in chunks:
             try:
-                child.stdin.write(signature + "\n")
+                child.stdin.write(json.dumps(chunk) + "\n")
                 child.stdin.flush()
             except BrokenPipeError:
                 return
             line = child.stdout.readline()
             if not line:
                 return
-            answer = json.loads(line)
-            yield None if answer is None else OpMemory(answer[0], tuple(answer[1]))
+            yield [None if row is None else OpMemory(row[0], tuple(row[1])) for row in json.loads(line)]
 
 
-def measure(signature: str) -> OpMemory:
-    """Run the op call that a Timeline's signature describes, and replay the allocator's events.
+def measure(signatures: Sequence[str]) -> list[OpMemory | None]:
+    """Run op calls as a Timeline's signatures describe them, and replay the allocator's events.
 
     Tensor values are made up (0.5 for floats, 0 for integers): a kernel's memory follows from shapes, layouts
-    and types. The call runs twice, since the first may fill caches.
-
-    Raises:
-        Exception: whatever the op raises on made-up values.
+    and types. Each call runs twice, since the first may fill caches. None stands for a call that raised.
     """
-    name, args, kwargs = json.loads(signature)
-    arguments = [_value(arg) for arg in args]
-    keywords = {key: _value(value) for key, value in kwargs.items()}
-    arguments = _PREPARED.get(name, lambda given: given)(arguments)
-    op = _op(name)
-    op(*arguments, **keywords)
+    results: list[OpMemory | None] = []
+    outputs: list[tuple[int, ...] | None] = []
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        for signature in signatures:
+            outputs.append(_run_marked(signature))
+    events = sorted(recorded.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    spans = [(e.start_ns(), e.start_ns() + e.duration_ns()) for e in events if e.name() == _MARK]
+    memory = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
+    times = [time for time, _ in memory]
+    for fresh in outputs:
+        if fresh is None:
+            results.append(None)
+            continue
+        start, stop = spans.pop(0)
+        changes = [size for _, size in memory[bisect_left(times, start) : bisect_right(times, stop)]]
+        levels = list(itertools.accumulate(changes))
+        peak, end = max(levels, default=0), levels[-1] if levels else 0
+        results.append(OpMemory(scratch=max(peak - max(end, 0), 0), outputs=fresh))
+    return results
+
+
+_MARK = "enxuto: one op"
+
+
+def _run_marked(signature: str) -> tuple[int, ...] | None:
+    """Run one call inside a profiler mark; the bytes of its fresh outputs, None if it raised."""
+    try:
+        name, args, kwargs = json.loads(signature)
+        arguments = [_value(arg) for arg in args]
+        keywords = {key: _value(value) for key, value in kwargs.items()}
+        arguments = _PREPARED.get(name, lambda given: given)(arguments)
+        op = _op(name)
+        op(*arguments, **keywords)
+    except Exception:
+        return None
+    with record_function(_MARK):
         out = op(*arguments, **keywords)
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
-    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-    levels = list(itertools.accumulate(changes))
-    peak, end = max(levels, default=0), levels[-1] if levels else 0
-    given = {id(t.untyped_storage()) for t in _tensors([arguments, list(keywords.values())])}
-    return OpMemory(scratch=max(peak - max(end, 0), 0), outputs=_fresh(out, given))
+    given = {storage_key(t.untyped_storage()) for t in _tensors([arguments, list(keywords.values())])}
+    return _fresh(out, given)
 
 
 def _with_rnn_workspace(arguments: list[Any]) -> list[Any]:
@@ -149,8 +176,8 @@ def _fresh(out: Any, given: set[int]) -> tuple[int, ...]:
     sizes: dict[int, int] = {}
     for tensor in _tensors(out):
         storage = tensor.untyped_storage()
-        if id(storage) not in given:
-            sizes.setdefault(id(storage), storage.nbytes())
+        if storage_key(storage) not in given:
+            sizes.setdefault(storage_key(storage), storage.nbytes())
     return tuple(sizes.values())
 
 
@@ -168,12 +195,8 @@ def _answer_lines() -> None:
     os.dup2(2, 1)
     torch.set_num_threads(int(sys.argv[1]))
     for line in sys.stdin:
-        try:
-            memory = measure(line)
-        except Exception:
-            answers.write("null\n")
-        else:
-            answers.write(json.dumps([memory.scratch, memory.outputs]) + "\n")
+        rows = [None if m is None else [m.scratch, m.outputs] for m in measure(json.loads(line))]
+        answers.write(json.dumps(rows) + "\n")
         answers.flush()
 
 

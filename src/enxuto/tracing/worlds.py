@@ -46,24 +46,24 @@ class Place(Protocol):
 
 
 class FakePlace:
-    """Dry: FakeTensorMode on the CPU. Nothing of the model is allocated, no kernel runs."""
+    """Dry: torch's FakeTensorMode on the CPU. Nothing of the model is allocated, no kernel runs."""
 
     world = World.DRY
     dry = "fake"
 
     def __init__(self) -> None:
-        self._mode = private.FakeTensorMode(allow_non_fake_inputs=True)
+        self._mode = private.DryMode(allow_non_fake_inputs=True)
 
     def build(self, work: Workload) -> Stage:
         note: tuple[str, ...] = ()
         try:
-            with self._mode, private.FakeCopyMode(self._mode):
+            with self._mode.building():
                 model = work.model()
         except private.DRY_REFUSALS as error:
             model, how = _built_elsewhere(work)
             note = (f"the model was built {how}, since its constructor reads values ({reason(error)})",)
         _check_module(model)
-        with self._mode, private.FakeCopyMode(self._mode):
+        with self._mode.building():
             model = self._dry_module(model)
             optimizer = None if work.optimizer is None else work.optimizer(model.parameters())
             return Stage(model, optimizer, self._dry(work.batch()), note)
@@ -74,7 +74,7 @@ class FakePlace:
         if all(isinstance(t, private.FakeTensor) for t in tensors):
             return model
         twins = {id(t): _empty_twin(t) for t in tensors if t.is_meta}
-        return copy.deepcopy(model, twins)  # FakeCopyMode: what is not in `twins` is copied dry
+        return copy.deepcopy(model, twins)  # what is not in `twins` is copied dry
 
     def _dry(self, tree: Any) -> Any:
         def convert(leaf: Any) -> Any:

@@ -1,0 +1,312 @@
+"""Kernel scratch: what an op takes while it runs and tensors do not show, from a table measured per machine.
+
+A row belongs to one op call by shape, layout and type (a Timeline's signature), on one torch, CPU and thread
+count. Nothing is fitted to a model. Rows of large batches are extended from two small ones, since scratch and
+outputs grow affinely with the batch (`docs/log.md` has the measurement).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..records import CATEGORY_CODE, Blocks, Category, Timeline, write_atomically
+from .calibration import OpMemory, measure_all
+
+#: Arguments that carry the batch, as {argument: dimension}. Calls of these ops are measured at two small
+#: batches instead of a large one.
+_BATCHED: dict[str, dict[int, int]] = {
+    "aten.convolution.default": {0: 0},
+    "aten.convolution_backward.default": {0: 0, 1: 0},
+    "aten.native_batch_norm.default": {0: 0},
+    "aten.native_batch_norm_backward.default": {0: 0, 1: 0},
+    "aten.native_layer_norm.default": {0: 0},
+    "aten.native_group_norm_backward.default": {0: 0, 1: 0},
+    "aten.max_pool2d_with_indices.default": {0: 0},
+    "aten.max_pool2d_with_indices_backward.default": {0: 0, 1: 0, 7: 0},
+    "aten.avg_pool2d.default": {0: 0},
+    "aten.avg_pool2d_backward.default": {0: 0, 1: 0},
+    "aten.mean.dim": {0: 0},
+    "aten._scaled_dot_product_flash_attention_for_cpu.default": {0: 0, 1: 0, 2: 0},
+    "aten._scaled_dot_product_flash_attention_for_cpu_backward.default": {0: 0, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0},
+    "aten.mkldnn_rnn_layer.default": {0: 1, 5: 1, 6: 1},
+    "aten.mkldnn_rnn_layer_backward.default": {i: 1 for i in (0, 5, 6, 7, 8, 9, 10, 11, 12)},
+    "aten.embedding_dense_backward.default": {0: 0, 1: 0},
+    "aten.upsample_nearest2d.default": {0: 0},
+    "aten.upsample_bilinear2d.default": {0: 0},
+}
+_SMALL, _LARGE = 4, 8  # the two batches
+
+#: Ops whose kernels take nothing beside their outputs when types agree: BLAS writes straight into them.
+_MATRIX_PRODUCTS = frozenset({"aten.mm.default", "aten.addmm.default", "aten.bmm.default", "aten.baddbmm.default"})
+#: Ops that make or fill a tensor, or drop random numbers into one.
+_FACTORIES = frozenset(
+    {"empty", "empty_like", "zeros", "zeros_like", "ones", "ones_like", "full", "full_like", "new_empty", "new_zeros"}
+    | {"empty_strided", "new_empty_strided", "arange", "fill_", "zero_", "copy_", "clone", "detach", "normal_"}
+    | {"uniform_", "bernoulli_", "random_", "rand", "randn", "randint", "scalar_tensor", "lift_fresh", "set_"}
+    | {"_local_scalar_dense", "resize_", "native_dropout", "_to_copy", "cat", "stack"}
+)
+_MOST_BYTES = 2**28  # a call whose arguments are larger is not run; its scratch is then assumed 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchTable:
+    """Measured op memory of one machine, kept as JSON between runs. `rows` maps a signature to its memory,
+    None where the call could not be run; `path` None keeps it in memory only."""
+
+    rows: dict[str, OpMemory | None]
+    path: Path | None = None
+
+    @classmethod
+    def of_this_machine(cls) -> ScratchTable:
+        """The table of this torch, CPU and thread count, in the user's cache folder; empty at first."""
+        path = _cache_folder() / f"scratch-{_fingerprint(torch.get_num_threads())}.json"
+        try:
+            rows = json.loads(path.read_bytes())["rows"]
+            return cls({key: None if row is None else OpMemory(row[0], tuple(row[1])) for key, row in rows.items()}, path)
+        except (OSError, ValueError, KeyError, TypeError):  # no table yet, or not one of ours: begin anew
+            return cls({}, path)
+
+    def save(self) -> None:
+        """Write the table back, if it has a place and the place can be written."""
+        if self.path is None:
+            return
+        rows = {key: None if row is None else [row.scratch, row.outputs] for key, row in self.rows.items()}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return  # a read-only home costs a new measurement next time, nothing else
+        if os.access(self.path.parent, os.W_OK):
+            write_atomically(self.path, json.dumps({"machine": machine(), "rows": rows}).encode())
+
+    def look_up(self, signature: str) -> OpMemory | None:
+        """The memory of a call, extended from its small batches where it is a large one; None if unknown."""
+        plan = _plan(signature)
+        known = [self.rows.get(small) for small in plan.measured]
+        if len(known) == 1 or not plan.measured:
+            return known[0] if known else None
+        low, high = known
+        return None if low is None or high is None else _extended(low, high, plan.batch)
+
+    def missing(self, signatures: Iterable[str]) -> list[str]:
+        """The calls to run so that `look_up` knows all of these."""
+        wanted = dict.fromkeys(small for signature in signatures for small in _plan(signature).measured)
+        return [signature for signature in wanted if signature not in self.rows]
+
+    def measure(self, signatures: Sequence[str], progress: Callable[[int], None]) -> None:
+        """Run the calls and keep what they took."""
+        self.rows.update(measure_all(signatures, threads=torch.get_num_threads(), progress=progress))
+        self.save()
+
+
+def with_scratch(timeline: Timeline, table: ScratchTable) -> Timeline:
+    """The Timeline with kernel scratch as blocks of one tick, and outputs at the size real kernels give them."""
+    needed = [needs_measuring(signature) for signature in timeline.signatures]
+    memory = [table.look_up(s) if need else None for s, need in zip(timeline.signatures, needed, strict=True)]
+    nbytes, corrected = _corrected_sizes(timeline, memory)
+    per_signature = np.array([row.scratch if row else 0 for row in memory] + [0], np.int64)
+    scratch = per_signature[timeline.ops.signature]  # index -1, a view, reads the last: 0
+    unknown = sum(need and row is None for need, row in zip(needed, memory, strict=True))
+    facts = replace(
+        timeline.facts,
+        scratch="measured" if not unknown else "partly assumed",
+        scratch_unknown=unknown,
+        outputs_corrected=corrected,
+    )
+    blocks = _with_blocks(replace(timeline.blocks, nbytes=nbytes), timeline, scratch)
+    return replace(timeline, blocks=blocks, ops=replace(timeline.ops, scratch=scratch), facts=facts)
+
+
+@cache
+def needs_measuring(signature: str) -> bool:
+    """Whether an op call can take memory that its outputs do not show."""
+    name, args, kwargs = json.loads(signature)
+    namespace, op, overload = name.split(".")
+    function = getattr(getattr(getattr(torch.ops, namespace), op, None), overload, None)
+    if function is None or op in _FACTORIES or op.startswith(("_foreach", "_fused")):
+        return False
+    tensors = list(_tensors(args))
+    if name in _MATRIX_PRODUCTS:
+        return any(tensor[1] != "float32" for tensor in tensors)
+    if torch.Tag.pointwise in function.tags:
+        return not all(_is_contiguous(tensor) for tensor in tensors)
+    return bool(tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which calls to run for one signature: itself, or two of small batches for one of batch `batch`."""
+
+    measured: tuple[str, ...]
+    batch: int
+
+
+@cache
+def _plan(signature: str) -> _Plan:
+    name, args, kwargs = json.loads(signature)
+    where = _BATCHED.get(name)
+    batch = _batch_of(args, where) if where else 0
+    if where and batch > _LARGE:
+        return _Plan(tuple(json.dumps([name, _at_batch(args, where, b), kwargs]) for b in (_SMALL, _LARGE)), batch)
+    if _bytes_of(args) > _MOST_BYTES:
+        return _Plan((), 0)
+    return _Plan((signature,), 0)
+
+
+def _extended(low: OpMemory, high: OpMemory, batch: int) -> OpMemory | None:
+    if len(low.outputs) != len(high.outputs):
+        return None
+    steps = (batch - _LARGE) / (_LARGE - _SMALL)
+
+    def at(small: int, large: int) -> int:
+        return max(round(large + steps * (large - small)), 0)
+
+    outputs = tuple(at(a, b) for a, b in zip(low.outputs, high.outputs, strict=True))
+    return OpMemory(at(low.scratch, high.scratch), outputs)
+
+
+def _batch_of(args: list[Any], where: dict[int, int]) -> int:
+    """The batch that all marked arguments agree on, 0 if they do not."""
+    sizes = {
+        args[index][2][dim]
+        for index, dim in where.items()
+        if index < len(args) and _is_tensor(args[index]) and len(args[index][2]) > dim
+    }
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def _at_batch(args: list[Any], where: dict[int, int], batch: int) -> list[Any]:
+    return [
+        _resized(arg, where[index], batch) if index in where and _is_tensor(arg) and len(arg[2]) > where[index] else arg
+        for index, arg in enumerate(args)
+    ]
+
+
+def _resized(tensor: list[Any], dim: int, size: int) -> list[Any]:
+    """A tensor's description with one dimension changed; dense layouts stay dense, in the same order."""
+    kind, dtype, shape, stride = tensor
+    shape = [size if i == dim else n for i, n in enumerate(shape)]
+    if 0 in stride:  # expanded: its strides do not follow from its shape
+        return [kind, dtype, shape, stride]
+    order = sorted(range(len(shape)), key=lambda i: (stride[i], tensor[2][i]))
+    dense = [0] * len(shape)
+    step = stride[order[0]] if order else 1
+    for i in order:
+        dense[i] = step
+        step *= shape[i]
+    return [kind, dtype, shape, dense if _is_dense(tensor) else stride]
+
+
+def _is_dense(tensor: list[Any]) -> bool:
+    step = 1
+    for size, stride in sorted(zip(tensor[2], tensor[3], strict=True), key=lambda pair: (pair[1], pair[0])):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return True
+
+
+def _is_contiguous(tensor: list[Any]) -> bool:
+    step = 1
+    for size, stride in zip(reversed(tensor[2]), reversed(tensor[3]), strict=True):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return True
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 4 and value[0] == "tensor"
+
+
+def _tensors(value: Any) -> Iterable[list[Any]]:
+    if _is_tensor(value):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _bytes_of(args: list[Any]) -> int:
+    return sum(int(np.prod(tensor[2], dtype=np.int64)) * 4 for tensor in _tensors(args))
+
+
+def _corrected_sizes(timeline: Timeline, memory: Sequence[OpMemory | None]) -> tuple[np.ndarray, int]:
+    """Block sizes with outputs as the real kernels make them, and how many differed."""
+    nbytes = timeline.blocks.nbytes.copy()
+    order = np.argsort(timeline.blocks.op, kind="stable")
+    first = np.searchsorted(timeline.blocks.op[order], np.arange(len(timeline.ops) + 1))
+    corrected = 0
+    for signature, row in enumerate(memory):
+        if row is None:
+            continue
+        for op in np.flatnonzero(timeline.ops.signature == signature):
+            outputs = order[first[op] : first[op + 1]]
+            if len(outputs) != len(row.outputs):
+                continue
+            different = nbytes[outputs] != row.outputs
+            corrected += int(different.sum())
+            nbytes[outputs] = row.outputs
+    return nbytes, corrected
+
+
+def _with_blocks(blocks: Blocks, timeline: Timeline, scratch: np.ndarray) -> Blocks:
+    ops = np.flatnonzero(scratch)
+    count = len(ops)
+
+    def extended(column: np.ndarray, rows: np.ndarray | int) -> np.ndarray:
+        return np.concatenate([column, np.broadcast_to(rows, count).astype(column.dtype)])
+
+    ticks = timeline.ops.tick[ops]
+    return Blocks(
+        nbytes=extended(blocks.nbytes, scratch[ops]),
+        category=extended(blocks.category, CATEGORY_CODE[Category.SCRATCH]),
+        phase=extended(blocks.phase, timeline.ops.phase[ops]),
+        born=extended(blocks.born, ticks),
+        natural=extended(blocks.natural, ticks + 1),  # a workspace lives for the op's own tick
+        name=extended(blocks.name, -1),
+        op=extended(blocks.op, ops),
+        call=extended(blocks.call, timeline.ops.call[ops]),
+        site=extended(blocks.site, timeline.ops.site[ops]),
+    )
+
+
+def machine() -> dict[str, str]:
+    """What a table row depends on, besides the call."""
+    return {
+        "torch": torch.__version__,
+        "cpu": _cpu_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "mkldnn": str(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
+    }
+
+
+def _fingerprint(threads: int) -> str:
+    return hashlib.sha256(json.dumps(machine(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("ENXUTO_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "enxuto"
