@@ -74,7 +74,9 @@ class Step:
 
     def curve(self) -> CurveSample:
         present = [c for c in CATEGORIES if any(key[1] is c for now in self.history for key in now)]
-        lines = {c: [sum(n for key, n in now.items() if key[1] is c) for now in self.history] for c in present}
+        lines = {
+            c: [sum(n for key, n in now.items() if key[1] is c) for now in self.history] for c in present
+        }
         return CurveSample(
             ticks=tuple(range(len(self.history))),
             categories=tuple(CategoryCurve(category=c, nbytes=tuple(lines[c])) for c in present),

@@ -21,8 +21,8 @@ ANY_TWO = {"light": 10.0, "dark": 10.0, "either": 8.5}
 CONTRAST = 3.0  # WCAG 2.2, 1.4.11: parts of graphics
 TEXT_CONTRAST = 4.5  # WCAG 2.2, 1.4.3: text
 
-#: Machado, Oliveira, Fernandes: A Physiologically-based Model for Simulation of Color Vision Deficiency (2009),
-#: severity 1.0, for linear RGB.
+#: Machado, Oliveira, Fernandes: A Physiologically-based Model for Simulation of Color Vision Deficiency
+#: (2009), severity 1.0, for linear RGB.
 SIGHTS = {
     "normal": np.eye(3),
     "protan": np.array(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +26,9 @@ SHARES = st.builds(
 @st.composite
 def explanations(draw: st.DrawFn) -> Explanation:
     """Any modules; the bytes that no module explains are unexplained."""
-    shares = tuple(draw(st.lists(SHARES, max_size=40, unique_by=lambda share: (share.module, share.category))))
+    shares = tuple(
+        draw(st.lists(SHARES, max_size=40, unique_by=lambda share: (share.module, share.category)))
+    )
     unexplained = draw(st.integers(0, 2**20))
     lines = draw(st.lists(st.integers(0, 2**30), max_size=12))
     sites = tuple(
@@ -80,7 +83,9 @@ def test_the_treemap_holds_the_peak_and_every_frame_its_contents(explanation: Ex
 
 def test_a_huge_treemap_sums_its_smallest_leaves() -> None:
     shares = tuple(
-        ModuleShare(module=f"h.{index}.{'attn' if index % 2 else 'mlp'}", category=category, nbytes=1000 + index)
+        ModuleShare(
+            module=f"h.{index}.{'attn' if index % 2 else 'mlp'}", category=category, nbytes=1000 + index
+        )
         for index in range(1500)
         for category in (Category.PARAMETER, Category.GRADIENT)
     )
@@ -161,14 +166,16 @@ def test_growth_ends_in_its_total() -> None:
     explanation = samples.generation()
     table = rows.growth(explanation, limit=5)
     assert [row.label for row in table[-2:]] == ["8 more modules", "total"]
-    assert table[-1].nbytes == sum(row.nbytes for row in table[:-1]) == sum(g.nbytes for g in explanation.growth)
+    assert (
+        table[-1].nbytes == sum(row.nbytes for row in table[:-1]) == sum(g.nbytes for g in explanation.growth)
+    )
     assert table[-1].per_token == sum(row.per_token for row in table[:-1])
 
 
 @pytest.mark.parametrize("top", [1, 5, 6, 1000, 2**30, 3 * 2**30 + 7, 80 * 2**30])
 def test_axis_ticks_are_few_even_and_binary(top: int) -> None:
     ticks = figures.binary_ticks(top)
-    steps = {right - left for left, right in zip(ticks, ticks[1:], strict=False)}
+    steps = {right - left for left, right in pairwise(ticks)}
     assert ticks[0] == 0
     assert 1 <= len(ticks) - 1 <= 5
     assert len(steps) == 1

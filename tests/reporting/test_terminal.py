@@ -205,7 +205,9 @@ def test_a_timeline_shows_its_peak_by_category() -> None:
         ((1024, 2048, 2048), "step 1 1.0 KiB, steady step 2.0 KiB (step 3)"),
     ],
 )
-def test_step_peaks_never_pass_step_one_off_as_the_steady_one(peaks: tuple[int, ...], said: str | None) -> None:
+def test_step_peaks_never_pass_step_one_off_as_the_steady_one(
+    peaks: tuple[int, ...], said: str | None
+) -> None:
     from dataclasses import replace
 
     base = samples.empty()

@@ -1,14 +1,15 @@
-"""The CPU as a Device, and its rules for a Timeline of CPU tensors."""
+"""The CPU as a Device, and what its kernels take besides the tensors that a trace sees."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import psutil
 
-from ..records import Allocator, Basis, Device, Figure, Timeline
-from .scratch import ScratchTable, machine, needs_measuring, with_scratch
+from ..records import Allocator, Basis, Device, Figure
+from .calibration import OpMemory
+from .scratch import ScratchTable, machine, needs_measuring
 
 
 def cpu_device() -> Device:
@@ -25,31 +26,44 @@ def cpu_device() -> Device:
     )
 
 
-def cpu_scratch(
-    timelines: Sequence[Timeline],
-    table: ScratchTable | None,
+@dataclass(frozen=True, slots=True)
+class OpMemories:
+    """What the ops of a trace take beside their visible outputs; `unknown` calls could not be measured."""
+
+    of_signature: tuple[OpMemory | None, ...]
+    unknown: int
+
+    @property
+    def basis(self) -> str:
+        """How far the figures are measured, in the words of `Facts.scratch`."""
+        if not self.unknown:
+            return "measured"
+        return "partly assumed" if any(self.of_signature) else "assumed 0"
+
+
+def cpu_op_memories(
+    signatures: Sequence[str],
+    table: ScratchTable | None = None,
     *,
     calibrate: bool = True,
     progress: Callable[[str], None] | None = None,
-) -> list[Timeline]:
-    """Timelines with the CPU's kernel scratch and corrected outputs.
+) -> OpMemories:
+    """Kernel scratch and true output sizes of op calls on this CPU.
 
     Args:
-        timelines: steps of one trace; they share their signatures.
-        table: where scratch is looked up; None is this machine's own.
-        calibrate: measure what the table lacks; else such calls count 0 and `facts.scratch` says so.
+        signatures: the op calls of a trace.
+        table: where they are looked up; None is this machine's own table.
+        calibrate: measure what the table lacks; else such calls are unknown and count as 0.
         progress: called with a line of text now and then.
     """
     table = ScratchTable.of_this_machine() if table is None else table
-    signatures = dict.fromkeys(s for timeline in timelines for s in timeline.signatures)
-    missing = table.missing(filter(needs_measuring, signatures))
+    wanted = [needs_measuring(signature) for signature in signatures]
+    missing = table.missing(s for s, want in zip(signatures, wanted, strict=True) if want)
     if missing and calibrate:
         say = progress or (lambda line: None)
         total = len(missing)
         say(f"measuring kernel scratch once for this machine: {total} op calls")
         table.measure(missing, lambda done: say(f"measuring kernel scratch: {done} of {total} op calls"))
-    described = [with_scratch(timeline, table) for timeline in timelines]
-    if calibrate or not missing:
-        return described
-    assumed = "assumed 0" if not table.rows else "partly assumed"
-    return [replace(t, facts=replace(t.facts, scratch=assumed)) for t in described]
+    rows = tuple(table.look_up(s) if want else None for s, want in zip(signatures, wanted, strict=True))
+    unknown = sum(want and row is None for want, row in zip(wanted, rows, strict=True))
+    return OpMemories(rows, unknown)

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..records import CATEGORY_CODE, Blocks, Category, Timeline, write_atomically
+from ..records import write_atomically
 from .calibration import OpMemory, measure_all
 
 #: Arguments that carry the batch, as {argument: dimension}. Calls of these ops are measured at two small
@@ -45,8 +45,6 @@ _BATCHED: dict[str, dict[int, int]] = {
     "aten.upsample_nearest2d.default": {0: 0},
     "aten.upsample_bilinear2d.default": {0: 0},
 }
-_SMALL, _LARGE = 4, 8  # the two batches
-
 #: Ops whose kernels take nothing beside their outputs when types agree: BLAS writes straight into them.
 _MATRIX_PRODUCTS = frozenset({"aten.mm.default", "aten.addmm.default", "aten.bmm.default", "aten.baddbmm.default"})
 #: Ops that make or fill a tensor, or drop random numbers into one.
@@ -56,7 +54,8 @@ _FACTORIES = frozenset(
     | {"uniform_", "bernoulli_", "random_", "rand", "randn", "randint", "scalar_tensor", "lift_fresh", "set_"}
     | {"_local_scalar_dense", "resize_", "native_dropout", "_to_copy", "cat", "stack"}
 )
-_MOST_BYTES = 2**28  # a call whose arguments are larger is not run; its scratch is then assumed 0
+_CHEAP_BYTES = 2**25  # a call whose arguments are larger runs at two smaller batches instead, where it has one
+_MOST_BYTES = 2**28  # one that is larger still, and has no batch, is not run: its scratch is then assumed 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ class ScratchTable:
         if len(known) == 1 or not plan.measured:
             return known[0] if known else None
         low, high = known
-        return None if low is None or high is None else _extended(low, high, plan.batch)
+        return None if low is None or high is None else _extended(low, high, plan)
 
     def missing(self, signatures: Iterable[str]) -> list[str]:
         """The calls to run so that `look_up` knows all of these."""
@@ -107,24 +106,6 @@ class ScratchTable:
         """Run the calls and keep what they took."""
         self.rows.update(measure_all(signatures, threads=torch.get_num_threads(), progress=progress))
         self.save()
-
-
-def with_scratch(timeline: Timeline, table: ScratchTable) -> Timeline:
-    """The Timeline with kernel scratch as blocks of one tick, and outputs at the size real kernels give them."""
-    needed = [needs_measuring(signature) for signature in timeline.signatures]
-    memory = [table.look_up(s) if need else None for s, need in zip(timeline.signatures, needed, strict=True)]
-    nbytes, corrected = _corrected_sizes(timeline, memory)
-    per_signature = np.array([row.scratch if row else 0 for row in memory] + [0], np.int64)
-    scratch = per_signature[timeline.ops.signature]  # index -1, a view, reads the last: 0
-    unknown = sum(need and row is None for need, row in zip(needed, memory, strict=True))
-    facts = replace(
-        timeline.facts,
-        scratch="measured" if not unknown else "partly assumed",
-        scratch_unknown=unknown,
-        outputs_corrected=corrected,
-    )
-    blocks = _with_blocks(replace(timeline.blocks, nbytes=nbytes), timeline, scratch)
-    return replace(timeline, blocks=blocks, ops=replace(timeline.ops, scratch=scratch), facts=facts)
 
 
 @cache
@@ -145,31 +126,36 @@ def needs_measuring(signature: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Which calls to run for one signature: itself, or two of small batches for one of batch `batch`."""
+    """Which calls to run for one signature: itself, or one at each of the smaller `batches`."""
 
     measured: tuple[str, ...]
-    batch: int
+    batches: tuple[int, ...] = ()
+    batch: int = 0
 
 
 @cache
 def _plan(signature: str) -> _Plan:
     name, args, kwargs = json.loads(signature)
+    size = _bytes_of(args)
+    if size <= _CHEAP_BYTES:
+        return _Plan((signature,))
     where = _BATCHED.get(name)
     batch = _batch_of(args, where) if where else 0
-    if where and batch > _LARGE:
-        return _Plan(tuple(json.dumps([name, _at_batch(args, where, b), kwargs]) for b in (_SMALL, _LARGE)), batch)
-    if _bytes_of(args) > _MOST_BYTES:
-        return _Plan((), 0)
-    return _Plan((signature,), 0)
+    if where and batch > 2:
+        large = max(batch * _CHEAP_BYTES // size, 2)
+        batches = (max(large // 2, 1), large)
+        return _Plan(tuple(json.dumps([name, _at_batch(args, where, b), kwargs]) for b in batches), batches, batch)
+    return _Plan((signature,)) if size <= _MOST_BYTES else _Plan(())
 
 
-def _extended(low: OpMemory, high: OpMemory, batch: int) -> OpMemory | None:
+def _extended(low: OpMemory, high: OpMemory, plan: _Plan) -> OpMemory | None:
+    """The line through two measured batches, read at the batch of the plan."""
     if len(low.outputs) != len(high.outputs):
         return None
-    steps = (batch - _LARGE) / (_LARGE - _SMALL)
+    small, large = plan.batches
 
-    def at(small: int, large: int) -> int:
-        return max(round(large + steps * (large - small)), 0)
+    def at(first: int, second: int) -> int:
+        return max(second + round((plan.batch - large) * (second - first) / (large - small)), 0)
 
     outputs = tuple(at(a, b) for a, b in zip(low.outputs, high.outputs, strict=True))
     return OpMemory(at(low.scratch, high.scratch), outputs)
@@ -239,46 +225,6 @@ def _tensors(value: Any) -> Iterable[list[Any]]:
 
 def _bytes_of(args: list[Any]) -> int:
     return sum(int(np.prod(tensor[2], dtype=np.int64)) * 4 for tensor in _tensors(args))
-
-
-def _corrected_sizes(timeline: Timeline, memory: Sequence[OpMemory | None]) -> tuple[np.ndarray, int]:
-    """Block sizes with outputs as the real kernels make them, and how many differed."""
-    nbytes = timeline.blocks.nbytes.copy()
-    order = np.argsort(timeline.blocks.op, kind="stable")
-    first = np.searchsorted(timeline.blocks.op[order], np.arange(len(timeline.ops) + 1))
-    corrected = 0
-    for signature, row in enumerate(memory):
-        if row is None:
-            continue
-        for op in np.flatnonzero(timeline.ops.signature == signature):
-            outputs = order[first[op] : first[op + 1]]
-            if len(outputs) != len(row.outputs):
-                continue
-            different = nbytes[outputs] != row.outputs
-            corrected += int(different.sum())
-            nbytes[outputs] = row.outputs
-    return nbytes, corrected
-
-
-def _with_blocks(blocks: Blocks, timeline: Timeline, scratch: np.ndarray) -> Blocks:
-    ops = np.flatnonzero(scratch)
-    count = len(ops)
-
-    def extended(column: np.ndarray, rows: np.ndarray | int) -> np.ndarray:
-        return np.concatenate([column, np.broadcast_to(rows, count).astype(column.dtype)])
-
-    ticks = timeline.ops.tick[ops]
-    return Blocks(
-        nbytes=extended(blocks.nbytes, scratch[ops]),
-        category=extended(blocks.category, CATEGORY_CODE[Category.SCRATCH]),
-        phase=extended(blocks.phase, timeline.ops.phase[ops]),
-        born=extended(blocks.born, ticks),
-        natural=extended(blocks.natural, ticks + 1),  # a workspace lives for the op's own tick
-        name=extended(blocks.name, -1),
-        op=extended(blocks.op, ops),
-        call=extended(blocks.call, timeline.ops.call[ops]),
-        site=extended(blocks.site, timeline.ops.site[ops]),
-    )
 
 
 def machine() -> dict[str, str]:

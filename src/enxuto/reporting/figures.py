@@ -96,7 +96,9 @@ def _framed(inside: dict[str, int], leaves: dict[str, list[Part]], whole: int) -
     """The modules that get a frame: large ones that hold more than one thing, be it a leaf or a module."""
     single = {_parent(path) for path, nbytes in inside.items() if path and inside[_parent(path)] == nbytes}
     single |= {path for path, parts in leaves.items() if [size for _, size in parts] == [inside[path]]}
-    return {path for path, nbytes in inside.items() if nbytes >= _FRAMED * whole and path not in single} | {""}
+    return {path for path, nbytes in inside.items() if nbytes >= _FRAMED * whole and path not in single} | {
+        ""
+    }
 
 
 def _parent(path: str) -> str:

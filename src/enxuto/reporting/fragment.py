@@ -133,7 +133,9 @@ def _bar(receipt: Sequence[Row], whole: int) -> str:
                 f"{format_bytes(row.nbytes)}</title></rect>"
             )
             left += row.nbytes
-    label = escape(f"The peak by category, {len(receipt)} parts; the table below has their numbers", quote=True)
+    label = escape(
+        f"The peak by category, {len(receipt)} parts; the table below has their numbers", quote=True
+    )
     return (
         f'<svg role="img" aria-label="{label}" viewBox="0 0 1000 18" preserveAspectRatio="none" '
         f'style="display:block;width:100%;height:18px;margin-top:10px;border-radius:4px">{parts}</svg>'

@@ -206,7 +206,9 @@ def _owners(explanation: Explanation) -> str:
     body = "".join(_owner(owner, explanation.peak) for owner in shown)
     body += "".join(
         _line(
-            _bytes_cell(row.nbytes), _percent_cell(row.nbytes, explanation.peak), f"<td>{_text(row.label)}</td>"
+            _bytes_cell(row.nbytes),
+            _percent_cell(row.nbytes, explanation.peak),
+            f"<td>{_text(row.label)}</td>",
         )
         for row in rest
     )
@@ -271,7 +273,8 @@ def _alternatives(explanation: Explanation) -> str:
     highest = max(explanation.peak, *(each.peak for each in explanation.alternatives))
     this = ("as explained here", explanation.peak, "")
     others = [
-        (each.label, each.peak, wording.change(explanation.peak, each.peak)) for each in explanation.alternatives
+        (each.label, each.peak, wording.change(explanation.peak, each.peak))
+        for each in explanation.alternatives
     ]
     body = "".join(
         _line(
@@ -287,9 +290,7 @@ def _alternatives(explanation: Explanation) -> str:
 
 def _growth(explanation: Explanation) -> str:
     body = "".join(
-        _line(
-            f"<th scope=row>{_text(row.label)}</th>", _bytes_cell(row.nbytes), _bytes_cell(row.per_token)
-        )
+        _line(f"<th scope=row>{_text(row.label)}</th>", _bytes_cell(row.nbytes), _bytes_cell(row.per_token))
         for row in rows.growth(explanation, limit=_GROWTH)
     )
     return f"<table>{_head('module', 'at the end', 'each token adds')}<tbody>{body}</tbody></table>"

@@ -143,7 +143,10 @@ def _bars(table_rows: Sequence[Row], whole: int) -> RenderableType:
     for row in table_rows:
         _add(
             table,
-            row.label, format_bytes(row.nbytes), wording.percent(row.nbytes, whole), Bar(row.parts, whole)
+            row.label,
+            format_bytes(row.nbytes),
+            wording.percent(row.nbytes, whole),
+            Bar(row.parts, whole),
         )
     return table
 
@@ -180,7 +183,10 @@ def _phases(explanation: Explanation) -> RenderableType:
     for cost in explanation.phases:
         _add(
             table,
-            cost.phase.value, format_bytes(cost.peak), f"{cost.ops:,}", format_count(cost.flops).strip()
+            cost.phase.value,
+            format_bytes(cost.peak),
+            f"{cost.ops:,}",
+            format_count(cost.flops).strip(),
         )
     return table
 
@@ -287,7 +293,12 @@ def _phase_ruler(curve: CurveSample, width: int) -> str:
 
 def _grid(*, expand: bool = False) -> Table:
     return Table(
-        box=None, show_header=False, expand=expand, padding=(0, 2, 0, 0), pad_edge=False, collapse_padding=True
+        box=None,
+        show_header=False,
+        expand=expand,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+        collapse_padding=True,
     )
 
 

@@ -171,7 +171,7 @@ def _ops(
         node=np.array(recorder.o_node, np.int32)[rows],
         signature=np.array(recorder.o_signature, np.int32)[rows],
         flops=np.array(recorder.o_flops, np.int64)[rows],
-        scratch=np.zeros(len(rows), np.int64),
+        scratch=np.array(recorder.o_scratch, np.int64)[rows],
         reads=Ragged.of([_mapped(recorder.o_reads[i], block_ids) for i in rows]),
         writes=Ragged.of([_mapped(recorder.o_writes[i], block_ids) for i in rows]),
     ), _numbering(kept)

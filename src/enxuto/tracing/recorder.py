@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.flop_counter import flop_registry
 
 from .. import _torch_private as private
+from ..devices import OpMemory
 from ..records import CATEGORY_CODE, PHASE_CODE, Category, Phase
 from .sites import SiteTable
 
@@ -133,6 +134,7 @@ class Recorder(private.TorchDispatchMode):
         self.o_reads: list[list[int]] = []
         self.o_writes: list[list[int]] = []
         self.o_outputs: list[list[int]] = []
+        self.o_scratch: list[int] = []
         self.accumulations: list[tuple[int, int, int]] = []
         self.node_names: dict[int, int] = {}
 
@@ -247,6 +249,37 @@ class Recorder(private.TorchDispatchMode):
         self._record(func, info, args, kwargs, out, reads)
         return out
 
+    def add_op_memory(self, of_signature: Sequence[OpMemory | None]) -> int:
+        """Give every op the scratch and the output sizes that its kernel really has; how many sizes changed.
+
+        Scratch becomes a block that lives for the op's own tick.
+        """
+        corrected = 0
+        for op, signature in enumerate(self.o_signature):
+            memory = of_signature[signature] if signature >= 0 else None
+            if memory is None:
+                continue
+            if len(memory.outputs) == len(self.o_outputs[op]):
+                for block, nbytes in zip(self.o_outputs[op], memory.outputs, strict=True):
+                    corrected += self.b_nbytes[block] != nbytes
+                    self.b_nbytes[block] = nbytes
+            if memory.scratch:
+                self._add_scratch(op, memory.scratch)
+        return corrected
+
+    def _add_scratch(self, op: int, nbytes: int) -> None:
+        tick = self.o_tick[op]
+        self.o_scratch[op] = nbytes
+        self.b_nbytes.append(nbytes)
+        self.b_category.append(CATEGORY_CODE[Category.SCRATCH])
+        self.b_phase.append(self.o_phase[op])
+        self.b_born.append(tick)
+        self.b_natural.append(tick + 1)
+        self.b_name.append(_UNSET)
+        self.b_op.append(op)
+        self.b_call.append(self.o_call[op])
+        self.b_site.append(self.o_site[op])
+
     # -- ops ---------------------------------------------------------------------------------------------
 
     def _record(
@@ -273,6 +306,7 @@ class Recorder(private.TorchDispatchMode):
         self.o_reads.append(reads)
         self.o_writes.append(writes)
         self.o_outputs.append(outputs)
+        self.o_scratch.append(0)
 
     def _whereabouts(self) -> tuple[int, int, int]:
         """Module call, source line and autograd node of the op that runs now."""

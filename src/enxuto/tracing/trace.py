@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .. import _torch_private as private
-from ..devices import ScratchTable, cpu_scratch
+from ..devices import ScratchTable, cpu_op_memories
 from ..errors import EnxutoError, UndecidableError, UsageError, UserCodeError
 from ..records import Category, Facts, Phase, Timeline, World
 from ..units import format_bytes
@@ -62,14 +62,18 @@ def trace(
     say = progress or (lambda line: None)
     with untouched_globals():
         recorded, refused = _record_or_fall_back(work, place_for(world, dry), steps, say)
-    timelines = [
-        assemble(recorded.recorder, window, world=recorded.place.world, facts=_facts(work, recorded, refused))
-        for window in recorded.windows
-    ]
-    timelines = _with_scratch(timelines, scratch, calibrate, say)
+    facts = _facts(work, recorded, refused)
+    if recorded.place.world is not World.CUDA:
+        memories = cpu_op_memories(recorded.recorder.signatures, scratch, calibrate=calibrate, progress=say)
+        facts = replace(
+            facts,
+            outputs_corrected=recorded.recorder.add_op_memory(memories.of_signature),
+            scratch=memories.basis,
+            scratch_unknown=memories.unknown,
+        )
+    timelines = [assemble(recorded.recorder, w, world=recorded.place.world, facts=facts) for w in recorded.windows]
     peaks = tuple(timeline.peak for timeline in timelines)
-    last = timelines[-1]
-    return replace(last, facts=replace(last.facts, step_peaks=peaks))
+    return replace(timelines[-1], facts=replace(facts, step_peaks=peaks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +214,6 @@ def _facts(work: Workload, recorded: _Recorded, refused: str) -> Facts:
         deaths="natural" if dry else "last",
         notes=recorded.notes,
     )
-
-
-def _with_scratch(
-    timelines: list[Timeline], table: ScratchTable | None, calibrate: bool, say: Callable[[str], None]
-) -> list[Timeline]:
-    if timelines[-1].world is World.CUDA:
-        return timelines
-    return cpu_scratch(timelines, table, calibrate=calibrate, progress=say)
 
 
 def _world_text(place: Place) -> str:
