@@ -38,7 +38,7 @@ def true_peaks(work: Workload, *, steps: int = 3) -> Truth:
     model = work.model()
     optimizer = None if work.optimizer is None else work.optimizer(model.parameters())
     batch = work.batch()
-    static = sum(storage.nbytes() for storage in _storages(model, batch))
+    static = standing_bytes(model, batch)
     kept: Any = None
     gc.collect()
     gc.disable()
@@ -76,6 +76,11 @@ def _step_peaks(recorded: Any, static: int) -> tuple[int, ...]:
             if peaks:
                 peaks[-1] = max(peaks[-1], level)
     return tuple(peaks)
+
+
+def standing_bytes(*owners: Any) -> int:
+    """Bytes of every distinct storage that these modules, optimizers and tensors hold, gradients included."""
+    return sum(storage.nbytes() for storage in _storages(*owners))
 
 
 def _storages(*owners: Any) -> Iterator[torch.UntypedStorage]:

@@ -6,6 +6,7 @@ Tested on torch 2.13 and 2.14. Nothing here runs at import beyond looking the na
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +34,7 @@ __all__ = [
     "node_sequence",
     "observed_backward",
     "observed_module_calls",
+    "observed_rng_states",
     "pytree",
     "storage_key",
     "suspended_saved_tensor_hooks",
@@ -73,7 +75,9 @@ class DryMode(FakeTensorMode):
 
         torch.utils.swap_tensors = forgetful
         try:
-            with self, DryCopies(self):
+            with self, DryCopies(self), warnings.catch_warnings():
+                # torch's own deepcopy asks every tensor for its address
+                warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
                 yield
         finally:
             torch.utils.swap_tensors = swap
@@ -133,6 +137,24 @@ def observed_backward(enter: Callable[[], None], leave: Callable[[], None]) -> I
         yield
     finally:
         torch.autograd._engine_run_backward = run
+
+
+@contextlib.contextmanager
+def observed_rng_states(made: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Tell of every random state that torch hands out as a tensor: checkpointing keeps one per call, and no
+    op makes it."""
+    read = torch.get_rng_state
+
+    def observed() -> torch.Tensor:
+        state = read()
+        made(state)
+        return state
+
+    torch.get_rng_state = observed
+    try:
+        yield
+    finally:
+        torch.get_rng_state = read
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Records built by hand for the tests of `reporting`: a net that looks like ResNet-50, one with hostile names."""
+"""Records built by hand for the tests of `reporting`: something like ResNet-50, one with hostile names."""
 
 from __future__ import annotations
 

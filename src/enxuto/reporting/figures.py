@@ -46,7 +46,7 @@ def token(category: Category | None) -> str:
 
 
 def treemap(explanation: Explanation) -> Figure | None:
-    """The peak as rectangles: modules inside modules, their bytes coloured by category. None without bytes."""
+    """The peak as rectangles: modules inside modules, bytes coloured by category. None without bytes."""
     boxes = _boxes(explanation)
     if not boxes:
         return None

@@ -18,7 +18,10 @@ _BOX = (
     "font:14px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;max-width:46rem;"
     "border:1px solid rgba(128,128,128,.35);border-radius:10px;padding:14px 18px;margin:4px 0"
 )
-_TABLE = "border-collapse:collapse;color:inherit;font-size:inherit;width:100%;font-variant-numeric:tabular-nums;margin-top:10px"
+_TABLE = (
+    "border-collapse:collapse;color:inherit;font-size:inherit;width:100%;"
+    "font-variant-numeric:tabular-nums;margin-top:10px"
+)
 _CELL = "padding:3px 0 3px 14px;border:0;background:none;text-align:right;white-space:nowrap"
 _LABEL = "padding:3px 0;border:0;background:none;text-align:left;overflow-wrap:anywhere"
 _RULE = ";border-top:1px solid rgba(128,128,128,.35)"
@@ -102,9 +105,11 @@ def _total_line(peak: int) -> str:
 
 
 def _change_line(row: Change, *, rule: str = "") -> str:
+    label = escape(wording.module_name(row.label))
     return (
-        f'<tr style="background:none"><td style="{_LABEL}{rule}">{escape(wording.module_name(row.label))}</td>'
-        f'<td style="{_CELL}{rule}">{_number(row.before)}</td><td style="{_CELL}{rule}">{_number(row.after)}</td>'
+        f'<tr style="background:none"><td style="{_LABEL}{rule}">{label}</td>'
+        f'<td style="{_CELL}{rule}">{_number(row.before)}</td>'
+        f'<td style="{_CELL}{rule}">{_number(row.after)}</td>'
         f'<td style="{_CELL}{rule}">{escape(wording.change(row.before, row.after))}</td></tr>'
     )
 

@@ -178,8 +178,8 @@ def _timeline(explanation: Explanation) -> str:
     )
     head = _head("tick:n", "phase:t", "alive", "what ran:wide t")
     return (
-        '<p class="lead">Point at the curve to see what ran and what was alive; drag to zoom, double-click to '
-        "go back.</p>"
+        '<p class="lead">Point at the curve to see what ran and what was alive; drag to zoom, double-click '
+        "to go back.</p>"
         f"{_legend(line.category for line in curve.categories if any(line.nbytes))}"
         f"{_picture('timeline', sentence)}"
         f"<details><summary>The same, as a sentence and a table</summary><p>{_text(sentence)}</p>"

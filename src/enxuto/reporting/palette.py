@@ -3,14 +3,15 @@
 How it was chosen. The hues are those that torch.profiler's memory timeline taught its readers (parameters
 green, optimizer gold, gradients blue, activations red, temporaries purple, input near black, unknown grey),
 moved to what Okabe and Ito (2008) found safe for colour-blind readers: green towards blue, red towards
-vermillion. Within those hue ranges a search (simulated annealing over CIE LCh) chose lightness and chroma so
-that the worst pair stays as far apart as possible, in CIEDE2000, for normal sight and for the protan, deutan and
-tritan sight of Machado, Oliveira and Fernandes (2009) at severity 1. `tests/reporting/test_palette.py` computes
-all of it again and states the bars: neighbours in the stack, any two categories (as those between may be empty),
-and the contrast against the surface that they are drawn on. Fills also get an outline in the surface's colour.
+vermillion. Within those hue ranges a search (simulated annealing over CIE LCh) chose lightness and chroma
+so that the worst pair stays as far apart as possible, in CIEDE2000, for normal sight and for the protan,
+deutan and tritan sight of Machado, Oliveira and Fernandes (2009) at severity 1.
+`tests/reporting/test_palette.py` computes all of it again and states the bars: neighbours in the stack, any
+two categories (as those between may be empty), and the contrast against the surface that they are drawn on.
+Fills in the pictures also get an outline in the surface's colour.
 
-`either` is for places whose background is not known, such as terminals and notebooks: at least 3:1 on white and on
-black, at the price of a smaller distance between colours; there, every colour has its name beside it.
+`either` is for places whose background is not known, such as terminals and notebooks: at least 3:1 on white
+and on black, at the price of a smaller distance between colours; there, every colour has its name beside it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ SHADES: dict[Category, Shade] = {
     Category.OTHER: Shade(light="#948c86", dark="#7c7a74", either="#93938d"),
 }
 
-#: What is neither category nor text: the page, the cards on it, lines, the phase bands, bytes that nobody explains.
+#: What is no category: the page, the cards on it, text, lines, the phase bands, bytes that nobody explains.
 SURFACES: dict[str, Shade] = {
     "page": Shade(light="#f6f6f4", dark="#0c0f12", either="#ffffff"),
     "surface": Shade(light="#ffffff", dark="#14181c", either="#ffffff"),

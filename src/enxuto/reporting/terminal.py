@@ -303,7 +303,7 @@ def _grid(*, expand: bool = False) -> Table:
 
 
 def _add(table: Table, *cells: RenderableType, style: str = _PLAIN) -> None:
-    """Add a row whose texts are taken as they are: rich would read a str as markup, and model text may hold any."""
+    """Add a row whose texts are taken as they are; rich would read a str, and a model's names, as markup."""
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)
 
 

@@ -200,6 +200,7 @@ class Recorder(private.TorchDispatchMode):
             stack.enter_context(private.observed_backward(self._backward_begins, self._backward_ends))
             stack.enter_context(private.observed_module_calls(self._call_begins, self._call_ends))
             stack.enter_context(private.suspended_saved_tensor_hooks(self._pack, self._unpack, self._suspended))
+            stack.enter_context(private.observed_rng_states(self._state_made))
             stack.callback(register_optimizer_step_pre_hook(self._optimizer_begins).remove)
             stack.callback(register_optimizer_step_post_hook(self._optimizer_ends).remove)
             stack.enter_context(self._observed_accumulations())
@@ -493,6 +494,10 @@ class Recorder(private.TorchDispatchMode):
                 self.c_hooked[call] = False
 
     # -- module calls, phases, gradients -----------------------------------------------------------------
+
+    def _state_made(self, state: Tensor) -> None:
+        call, site, _ = self._whereabouts()
+        self._born(state.untyped_storage(), self._tick(), op=_UNSET, call=call, site=site)
 
     def _call_begins(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         arguments: list[int] = []
