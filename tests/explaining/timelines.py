@@ -29,7 +29,7 @@ from enxuto.records import (
 
 @dataclass
 class Script:
-    """Collects rows, then gives the Timeline. Ids are those of the rows, in the order in which they were added."""
+    """Collects rows, then gives the Timeline. An id is a row's place in the order of adding."""
 
     ticks: int
     spans: Sequence[tuple[Phase, int, int]] = ()

@@ -70,6 +70,7 @@ def test_the_treemap_holds_the_peak_and_every_frame_its_contents(explanation: Ex
     if figure is None:
         return
     trace = figure["data"][0]
+    assert trace["branchvalues"] == "total"
     assert len(set(trace["ids"])) == len(trace["ids"])
     values = dict(zip(trace["ids"], trace["values"], strict=True))
     inside: Counter[str] = Counter()
@@ -112,8 +113,11 @@ def test_a_deep_model_is_opened_to_its_blocks() -> None:
         for part in ("attn", "mlp")
     ]
     explanation = replace(samples.empty(), peak=97, modules=tuple(shares))
-    labels = [row.label for row in rows.modules(explanation, limit=10)]
-    assert labels == ["lm.h.3", "lm.h.2", "lm.h.1", "lm.h.0", "lm.head"]
+    for limit in (6, 8, 10):
+        labels = [row.label for row in rows.modules(explanation, limit=limit)]
+        assert labels == ["lm.h.3", "lm.h.2", "lm.h.1", "lm.h.0", "lm.head"]
+    wide = [row.label for row in rows.modules(explanation, limit=14)]
+    assert wide[:2] == ["lm.h.1", "lm.h.0"]  # the larger blocks 3 and 2 are opened
 
 
 def test_a_modules_own_bytes_are_named_apart_from_its_children() -> None:
@@ -132,7 +136,7 @@ def test_cut_owners_are_summed_and_missing_ones_are_said() -> None:
     dropped = explanation.owners[-1]
     shown, rest = rows.owners(replace(explanation, owners=explanation.owners[:-1]), limit=3)
     assert sum(owner.nbytes for owner in shown) + sum(row.nbytes for row in rest) == explanation.peak
-    assert [row.label for row in rest] == [f"{len(explanation.owners) - 4} more groups", "(in no group)"]
+    assert [row.label for row in rest] == ["all other groups", "(in no group)"]
     assert rest[1].nbytes == dropped.nbytes
 
 
@@ -158,8 +162,9 @@ def test_bands_join_neighbours_of_one_phase() -> None:
         PhaseSpan(phase=phase, start=start, stop=start + 2)
         for start, phase in ((0, Phase.FORWARD), (2, Phase.FORWARD), (4, Phase.BACKWARD), (8, Phase.BACKWARD))
     )
-    joined = [(span.start, span.stop) for span in rows.bands(replace(curve, phases=spans))]
+    joined = [(span.start, span.stop) for span in rows.bands(replace(curve, phases=spans, total_ticks=10))]
     assert joined == [(0, 4), (4, 6), (8, 10)]
+    assert rows.bands(replace(curve, phases=spans, total_ticks=1000)) == []  # too short to be seen
 
 
 def test_growth_ends_in_its_total() -> None:

@@ -137,7 +137,7 @@ def dead_weight(standing: Standing) -> Finding | None:
     if not _worth(standing, nbytes):
         return None
     text = (
-        f"{_of_blocks(nbytes, blocks)} alive at the peak though no op reads and no backward needs them again"
+        f"{_of_blocks(nbytes, blocks)}, alive at the peak, that no later op reads and no backward needs"
     )
     return Finding(id="dead-weight", text=text + _largest(standing, blocks), nbytes=nbytes)
 
@@ -150,7 +150,7 @@ def casts_of_parameters(standing: Standing) -> Finding | None:
     if not _worth(standing, nbytes):
         return None
     text = (
-        f"{_of_blocks(nbytes, blocks)} casts of parameters to another dtype, beside the parameters themselves"
+        f"{_of_blocks(nbytes, blocks)} of casts of parameters to another dtype, beside the parameters themselves"
     )
     return Finding(id="M13", text=text, nbytes=nbytes)
 
@@ -177,11 +177,11 @@ def _worth(standing: Standing, nbytes: int) -> bool:
 
 def _peak_outside(standing: Standing, phase: Phase) -> int:
     spans = [span for span in standing.timeline.phases if span.phase is not phase]
-    return max((int(standing.curve[span.start : span.stop].max()) for span in spans), default=0)
+    return max((int(standing.curve[span.start : span.stop].max(initial=0)) for span in spans), default=0)
 
 
 def _of_blocks(nbytes: int, blocks: Array) -> str:
-    return f"{format_bytes(nbytes)} in {len(blocks):,} block{' is' if len(blocks) == 1 else 's are'}"
+    return f"{format_bytes(nbytes)} in {len(blocks):,} block{'' if len(blocks) == 1 else 's'}"
 
 
 def _largest(standing: Standing, blocks: Array) -> str:

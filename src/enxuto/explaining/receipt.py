@@ -170,7 +170,11 @@ def _phases(standing: Standing) -> tuple[PhaseCost, ...]:
     ops, spans = standing.timeline.ops, standing.timeline.phases
     costs = []
     for phase in PHASES:
-        levels = [int(standing.curve[span.start : span.stop].max()) for span in spans if span.phase is phase]
+        levels = [
+            int(standing.curve[span.start : span.stop].max(initial=0))
+            for span in spans
+            if span.phase is phase
+        ]
         if levels:
             within = ops.phase == PHASE_CODE[phase]
             costs.append(

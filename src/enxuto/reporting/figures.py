@@ -198,7 +198,7 @@ def _area(x: list[int], category: Category, nbytes: list[int]) -> Figure:
         "y": nbytes,
         "stackgroup": "alive",
         "fillcolor": token(category),
-        "line": {"shape": "hv", "width": 0.8, "color": "@surface"},
+        "line": {"shape": "hv", "width": 0.5, "color": "@surface"},
         "hoverinfo": "skip",
     }
 
@@ -211,7 +211,7 @@ def _hover_line(explanation: Explanation) -> Figure:
         "name": "total",
         "x": list(curve.ticks),
         "y": rows.totals(curve),
-        "line": {"shape": "hv", "width": 1.2, "color": "@text"},
+        "line": {"shape": "hv", "width": 1, "color": "@text"},
         "hovertext": [_moment(curve, index) for index in range(len(curve.ticks))],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }

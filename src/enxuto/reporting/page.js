@@ -38,10 +38,10 @@
 
   button.hidden = false;
   button.addEventListener("click", () => {
-    ;
+    root.dataset.theme = theme() === "dark" ? "light" : "dark";
     draw();
   });
-  
+  dark.addEventListener("change", draw);
   draw();
   const fit = new ResizeObserver((seen) => seen.forEach(({ target }) => Plotly.Plots.resize(target)));
   Object.keys(figures).forEach((id) => fit.observe(document.getElementById(id)));

@@ -14,6 +14,7 @@ from .wording import basis, counted, module_name, place
 Part = tuple[Category | None, int]
 
 UNEXPLAINED = "(unexplained)"
+_SEEN = 0.005  # of the clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +54,11 @@ def module_leaves(explanation: Explanation) -> list[tuple[str, Part]]:
 
 
 def modules(explanation: Explanation, *, limit: int) -> list[Row]:
-    """The peak by part of the model. The largest part is opened into its children until half the rows are
-    used, so that a deep model shows its blocks instead of one row."""
+    """The peak by part of the model. The largest part is opened into its children while it dominates or few
+    rows are used, so that a deep model shows its blocks instead of one row."""
     leaves = module_leaves(explanation)
     groups = _split(_Group(depth=0, leaves=leaves))
-    while len(groups) < limit // 2:
-        closed = [group for group in groups if len({path for path, _ in group.leaves}) > 1]
-        if not closed:
-            break
-        largest = max(closed, key=lambda group: group.nbytes)
+    while largest := _to_open(groups, limit):
         groups.remove(largest)
         groups += _split(largest)
     parents = {path.rpartition(".")[0] for path, _ in leaves}
@@ -79,6 +76,16 @@ class _Group:
     @property
     def nbytes(self) -> int:
         return sum(nbytes for _, (_, nbytes) in self.leaves)
+
+
+def _to_open(groups: Sequence[_Group], limit: int) -> _Group | None:
+    """The largest group that has children, if there is room for them and it is worth it."""
+    closed = [group for group in groups if len({path for path, _ in group.leaves}) > 1]
+    if not closed or len(groups) >= limit:
+        return None
+    largest = max(closed, key=lambda group: group.nbytes)
+    dominates = 3 * largest.nbytes > sum(group.nbytes for group in groups)
+    return largest if dominates or len(groups) < limit // 2 else None
 
 
 def _split(group: _Group) -> list[_Group]:
@@ -128,11 +135,10 @@ def sites(explanation: Explanation, *, limit: int) -> list[Row]:
 
 
 def owners(explanation: Explanation, *, limit: int) -> tuple[list[Owner], list[Row]]:
-    """The largest groups of blocks, and rows for the bytes of all others."""
-    ranked = sorted(explanation.owners, key=lambda owner: -owner.nbytes)
-    shown, cut_off = ranked[:limit], ranked[limit:]
-    rest = explanation.peak - sum(owner.nbytes for owner in ranked)
-    more = _rest(f"{counted(len(cut_off), 'more group')}", sum(owner.nbytes for owner in cut_off))
+    """The first groups of blocks, in the record's order, and rows for the bytes of all others."""
+    shown, cut_off = list(explanation.owners[:limit]), explanation.owners[limit:]
+    rest = explanation.peak - sum(owner.nbytes for owner in explanation.owners)
+    more = _rest("all other groups", sum(owner.nbytes for owner in cut_off))
     return shown, more + _rest("(in no group)", rest)
 
 
@@ -151,14 +157,14 @@ def _rest(label: str, nbytes: int) -> list[Row]:
 
 
 def bands(curve: CurveSample) -> list[PhaseSpan]:
-    """The phases of the clock, neighbours of one phase joined."""
+    """The phases of the clock, neighbours of one phase joined, without those too short to be seen."""
     joined: list[PhaseSpan] = []
     for span in curve.phases:
         if joined and joined[-1].phase is span.phase and joined[-1].stop == span.start:
             joined[-1] = PhaseSpan(phase=span.phase, start=joined[-1].start, stop=span.stop)
         else:
             joined.append(span)
-    return joined
+    return [span for span in joined if span.stop - span.start >= _SEEN * curve.total_ticks]
 
 
 def totals(curve: CurveSample) -> list[int]:

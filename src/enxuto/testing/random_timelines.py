@@ -117,7 +117,8 @@ class _Clock:
         self._codes = np.array([PHASE_CODE[phase] for phase in order], np.int8)
 
     def phase_of(self, ticks: Array) -> Array:
-        return self._codes[np.searchsorted(self._starts, ticks, side="right") - 1]
+        codes: Array = self._codes[np.searchsorted(self._starts, ticks, side="right") - 1]
+        return codes
 
     def distinct(self, rng: np.random.Generator, count: int, lane: int) -> Array:
         """`count` increasing ticks in one lane."""
@@ -140,7 +141,8 @@ class _Innermost:
         self._ticks, self._calls = ticks, np.concatenate([[_NONE], calls]).astype(np.int64)
 
     def at(self, ticks: Array) -> Array:
-        return self._calls[np.searchsorted(self._ticks, ticks, side="right")]
+        calls: Array = self._calls[np.searchsorted(self._ticks, ticks, side="right")]
+        return calls
 
 
 def _calls(rng: np.random.Generator, clock: _Clock, count: int) -> tuple[dict[str, Any], _Innermost]:

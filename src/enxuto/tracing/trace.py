@@ -205,7 +205,7 @@ def _facts(work: Workload, recorded: _Recorded, refused: str) -> Facts:
     dry = recorded.place.world is World.DRY
     return Facts(
         workload=work.name,
-        torch=torch.__version__,
+        torch=str(torch.__version__),
         dry=recorded.place.dry,
         dry_refused=refused,
         batch_size=work.batch_size or 0,

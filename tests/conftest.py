@@ -1,0 +1,16 @@
+"""For every test: one thread, and a cache folder of this session's own."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+_CACHE = tempfile.mkdtemp(prefix="enxuto-tests-")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ["ENXUTO_CACHE"] = _CACHE  # before anything of enxuto is imported: the user's cache stays as it is
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
