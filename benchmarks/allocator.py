@@ -13,7 +13,6 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from enxuto.tracing import training_step
 from enxuto.workload import Workload
 
-
 _STEP = "enxuto: one step"
 
 

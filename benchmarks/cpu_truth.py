@@ -64,7 +64,10 @@ def main() -> int:
     names = options.only or list(WORKLOADS)
     optimizers = options.optimizers or list(OPTIMIZERS)
     rows: list[Row] = []
-    print(f"{'workload':30} {'opt':6} {'allocator':>12} {'dry':>9} {'real':>9} {'meta':>9} {'MemTracker':>10} {'kernel':>8}")
+    print(
+        f"{'workload':30} {'opt':6} {'allocator':>12} {'dry':>9} {'real':>9} {'meta':>9} "
+        f"{'MemTracker':>10} {'kernel':>8}"
+    )
     for target in options.target:
         rows.append(_measure(target, "own", lambda target=target: ex.resolve(target), kernel=False))
         _print_row(rows[-1])
@@ -72,7 +75,9 @@ def main() -> int:
         for optimizer in optimizers:
             kernel = name in RSS_WORKLOADS and not options.no_kernel
             rows.append(
-                _measure(name, optimizer, lambda n=name, o=optimizer: WORKLOADS[n](OPTIMIZERS[o]), kernel=kernel)
+                _measure(
+                    name, optimizer, lambda n=name, o=optimizer: WORKLOADS[n](OPTIMIZERS[o]), kernel=kernel
+                )
             )
             _print_row(rows[-1])
     summary = {column: summarise(rows, column) for column in ("dry", "real", "meta", "memtracker", "kernel")}
@@ -203,7 +208,9 @@ def _kernel_child(name: str, optimizer: str) -> None:
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     run_step(work, model, optim, batch)
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    status = dict(
+        line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line
+    )
 
     def kib(key: str) -> int:
         return int(status[key].split()[0]) * 1024
@@ -227,10 +234,14 @@ def _print_row(row: Row) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", choices=list(WORKLOADS), metavar="WORKLOAD")
     parser.add_argument("--optimizers", nargs="+", choices=list(OPTIMIZERS))
-    parser.add_argument("--target", action="append", default=[], help="file.py:name of a Workload of your own")
+    parser.add_argument(
+        "--target", action="append", default=[], help="file.py:name of a Workload of your own"
+    )
     parser.add_argument("--no-kernel", action="store_true", help="leave the RSS column out")
     parser.add_argument("--kernel-child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

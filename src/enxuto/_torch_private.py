@@ -50,7 +50,6 @@ DRY_REFUSALS = (
 )
 
 
-
 class DryMode(FakeTensorMode):
     """FakeTensorMode that survives what models do while they are built.
 
@@ -71,7 +70,7 @@ class DryMode(FakeTensorMode):
         def forgetful(left: Any, right: Any) -> None:
             if memo is not None:
                 memo.clear()
-            swap(left, right)
+            swap(left, right)  # type: ignore[no-untyped-call]
 
         torch.utils.swap_tensors = forgetful
         try:
@@ -87,7 +86,11 @@ class DryCopies(FakeCopyMode):
     """Makes `copy.deepcopy` of real tensors dry; dry ones are copied as tensors of their own."""
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),  # type: ignore[override]
+        kwargs: dict[str, Any] | None = None,  # type: ignore[override]
     ) -> Any:
         if args and isinstance(args[0], FakeTensor):
             return func(*args, **(kwargs or {}))
@@ -117,13 +120,13 @@ def tensor_sequence() -> int:
 
 def storage_key(storage: torch.UntypedStorage) -> int:
     """The identity of the memory behind a storage; two Python wrappers of one storage agree on it."""
-    return storage._cdata
+    return storage._cdata  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
 def observed_backward(enter: Callable[[], None], leave: Callable[[], None]) -> Iterator[None]:
     """Call `enter` and `leave` around every run of the autograd engine, whoever starts it."""
-    run = torch.autograd._engine_run_backward
+    run = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
 
     def observed(*args: Any, **kwargs: Any) -> Any:
         enter()
@@ -132,11 +135,11 @@ def observed_backward(enter: Callable[[], None], leave: Callable[[], None]) -> I
         finally:
             leave()
 
-    torch.autograd._engine_run_backward = observed
+    torch.autograd._engine_run_backward = observed  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        torch.autograd._engine_run_backward = run
+        torch.autograd._engine_run_backward = run  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

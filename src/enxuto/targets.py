@@ -43,10 +43,7 @@ def resolve(target: str, *, batch: int | None = None) -> Workload:
         UserCodeError: the user's file or function raised.
     """
     scheme, colon, rest = target.partition(":")
-    if colon and scheme in _SCHEMES:
-        work = _SCHEMES[scheme](rest)
-    else:
-        work = _from_code(target)
+    work = _SCHEMES[scheme](rest) if colon and scheme in _SCHEMES else _from_code(target)
     return work if batch is None else work.at_batch(batch)
 
 
@@ -61,7 +58,9 @@ def _from_code(target: str) -> Workload:
     if not name:
         raise UsageError(f"{target} needs a name: write {target}:NAME; it has {_listed(_candidates(module))}")
     if not hasattr(module, name):
-        raise UsageError(f"{source} has no {name!r}{_close(name, dir(module))}; it has {_listed(_candidates(module))}")
+        raise UsageError(
+            f"{source} has no {name!r}{_close(name, dir(module))}; it has {_listed(_candidates(module))}"
+        )
     return _as_workload(getattr(module, name), target)
 
 
@@ -121,7 +120,11 @@ def _as_workload(value: Any, target: str) -> Workload:
 
 
 def _candidates(module: ModuleType) -> list[str]:
-    return [n for n, v in vars(module).items() if not n.startswith("_") and (isinstance(v, Workload) or _own(v, module))]
+    return [
+        n
+        for n, v in vars(module).items()
+        if not n.startswith("_") and (isinstance(v, Workload) or _own(v, module))
+    ]
 
 
 def _own(value: Any, module: ModuleType) -> bool:
@@ -139,12 +142,17 @@ class ZooEntry:
     options: dict[str, int]
 
 
-def _images(net: Callable[[int], nn.Module], *, size: int, channels: int = 3, classes: int = 1000) -> ZooEntry:
+def _images(
+    net: Callable[[int], nn.Module], *, size: int, channels: int = 3, classes: int = 1000
+) -> ZooEntry:
     def build(name: str, options: dict[str, int], optimizer: str) -> Workload:
         batch, side, count = options["batch"], options["size"], options["classes"]
         return Workload(
             model=lambda: net(count),
-            batch=lambda n=None: (torch.randn(n or batch, channels, side, side), torch.randint(count, (n or batch,))),
+            batch=lambda n=None: (
+                torch.randn(n or batch, channels, side, side),
+                torch.randint(count, (n or batch,)),
+            ),
             loss=_image_loss,
             optimizer=_OPTIMIZERS.get(optimizer),
             batch_size=batch,
@@ -159,7 +167,10 @@ def _segmentation() -> ZooEntry:
         batch, side = options["batch"], options["size"]
         return Workload(
             model=nets.unet,
-            batch=lambda n=None: (torch.randn(n or batch, 3, side, side), torch.randint(2, (n or batch, side, side))),
+            batch=lambda n=None: (
+                torch.randn(n or batch, 3, side, side),
+                torch.randint(2, (n or batch, side, side)),
+            ),
             loss=_image_loss,
             optimizer=_OPTIMIZERS.get(optimizer),
             batch_size=batch,
@@ -175,7 +186,7 @@ def _language(net: Callable[[], nn.Module], *, vocab: int, length: int, generate
         return Workload(
             model=net,
             batch=lambda n=None: torch.randint(vocab, (n or batch, time + (0 if new else 1))),
-            loss=(lambda model, tokens: nets.generate(model, tokens, new)) if new else _language_loss,
+            loss=(lambda model, tokens: nets.generate(model, tokens, new)) if new else _language_loss,  # type: ignore[arg-type]
             optimizer=None if new else _OPTIMIZERS.get(optimizer),
             batch_size=batch,
             name=name,
@@ -223,7 +234,7 @@ def _from_zoo(text: str) -> Workload:
 def _from_timm(text: str) -> Workload:
     name, given = _split(text)
     try:
-        import timm
+        import timm  # type: ignore[import-not-found]
     except ImportError as error:
         raise MissingDependency(
             f"timm:{name} needs timm ({error}): pip install timm, with the torchvision that matches your torch"
@@ -239,14 +250,16 @@ def _from_timm(text: str) -> Workload:
 def _from_hf(text: str) -> Workload:
     name, given = _split(text)
     try:
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM  # type: ignore[import-not-found]
     except ImportError as error:
         raise MissingDependency(f"hf:{name} needs transformers ({error}): pip install transformers") from None
     try:
         config = AutoConfig.from_pretrained(name) if Path(name).exists() else AutoConfig.for_model(name)
     except (ValueError, KeyError, OSError) as error:
         first = str(error).splitlines()[0][:200]
-        raise UsageError(f"hf:{name} is neither a folder with config.json nor a model type such as gpt2: {first}") from None
+        raise UsageError(
+            f"hf:{name} is neither a folder with config.json nor a model type such as gpt2: {first}"
+        ) from None
     entry = _language(
         lambda: _Logits(AutoModelForCausalLM.from_config(config)), vocab=int(config.vocab_size), length=128
     )
@@ -282,7 +295,10 @@ def _options(given: dict[str, str], defaults: dict[str, int], target: str) -> tu
     optimizer = given.get("optimizer", "adamw")
     if optimizer not in (*_OPTIMIZERS, "none"):
         raise UsageError(f"{target}: optimizer={optimizer} is none of {_listed([*_OPTIMIZERS, 'none'])}")
-    sizes = {key: _positive(given[key], f"{target}: {key}") if key in given else value for key, value in defaults.items()}
+    sizes = {
+        key: _positive(given[key], f"{target}: {key}") if key in given else value
+        for key, value in defaults.items()
+    }
     return sizes, optimizer
 
 

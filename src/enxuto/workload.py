@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-
 from ._torch_private import pytree
 from .errors import UsageError
 
@@ -27,8 +26,8 @@ class Workload:
         optimizer: `optimizer(parameters)` builds the optimizer; None is inference (no gradients are kept).
         batch_size: the n that `batch()` gives, where known.
         name: what reports call this work.
-        step: `step(model, optimizer, batch)` replaces the usual step (zero_grad, loss, backward, step), for loops
-            that accumulate, clip or keep gradients; it is then called once per recorded step.
+        step: `step(model, optimizer, batch)` replaces the usual step (zero_grad, loss, backward, step), for
+            loops that accumulate, clip or keep gradients; it is then called once per recorded step.
         grad: inference only: True runs it as a user who forgot `torch.no_grad()` would.
 
     Example:
@@ -117,7 +116,9 @@ def live_workload(
         UsageError: an argument is of the wrong type, or the batch does not fit the criterion.
     """
     if not isinstance(model, nn.Module):
-        raise UsageError(f"explain() needs a torch.nn.Module or a Workload first, not a {type(model).__name__}")
+        raise UsageError(
+            f"explain() needs a torch.nn.Module or a Workload first, not a {type(model).__name__}"
+        )
     if optimizer is not None and not isinstance(optimizer, Optimizer):
         raise UsageError(f"optimizer= needs a torch optimizer, not a {type(optimizer).__name__}")
     if loss is not None and not (isinstance(batch, tuple | list) and len(batch) == 2):
@@ -129,7 +130,10 @@ def live_workload(
 
     def build_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
         # deepcopy maps every old parameter to its new one, so groups, settings and state stay as they are
-        return copy.deepcopy(optimizer, {id(old): new for old, new in zip(model.parameters(), parameters)})
+        assert optimizer is not None  # only called when there is one
+        return copy.deepcopy(
+            optimizer, {id(old): new for old, new in zip(model.parameters(), parameters, strict=True)}
+        )
 
     return Workload(
         model=lambda: copy.deepcopy(model),

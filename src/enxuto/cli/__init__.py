@@ -12,7 +12,9 @@ from ..errors import EnxutoError, UserCodeError
 from .explain import explain
 from .report import report
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 app.command()(explain)
 app.command()(report)
 
@@ -46,9 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
             _print_their_traceback(error.__cause__)
         print(f"enxuto: {error}", file=sys.stderr)
         return error.exit_code
-    except typer.TyperError as error:
-        error.show()
-        return error.exit_code
+    except typer.TyperException as error:
+        return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except BrokenPipeError:  # `enxuto ... | head`
@@ -57,10 +58,20 @@ def main(arguments: list[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _usage(error: typer.TyperException) -> int:
+    """Show what typer has to say of the call."""
+    error.show()  # type: ignore[attr-defined]
+    return 2
+
+
 def _print_their_traceback(error: BaseException) -> None:
     """The user's traceback from their first own line on, without the frames of enxuto that led to it."""
     frames = error.__traceback__
-    while frames is not None and frames.tb_next is not None and not _is_theirs(frames.tb_frame.f_code.co_filename):
+    while (
+        frames is not None
+        and frames.tb_next is not None
+        and not _is_theirs(frames.tb_frame.f_code.co_filename)
+    ):
         frames = frames.tb_next
     traceback.print_exception(type(error), error, frames, chain=False)
 

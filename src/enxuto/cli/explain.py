@@ -16,13 +16,19 @@ _WORLDS = ("dry", "cpu", "cuda")
 
 
 def explain(
-    target: Annotated[str, typer.Argument(help="file.py:name, pkg.mod:name, zoo:NAME?batch=32, or a saved .json")] = "",
+    target: Annotated[
+        str, typer.Argument(help="file.py:name, pkg.mod:name, zoo:NAME?batch=32, or a saved .json")
+    ] = "",
     batch: Annotated[int | None, typer.Option(help="Another batch size than the target's own.")] = None,
     world: Annotated[str, typer.Option(help="dry computes nothing; cpu and cuda run the step.")] = "dry",
-    inference: Annotated[bool, typer.Option("--inference", help="Leave the optimizer and the backward out.")] = False,
+    inference: Annotated[
+        bool, typer.Option("--inference", help="Leave the optimizer and the backward out.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the Explanation as JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the Explanation as JSON, for report and --diff.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the Explanation as JSON, for report and --diff.")
+    ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="Measure kernel scratch that is not known yet.")
     ] = True,
@@ -65,7 +71,9 @@ def _explanation(target: str, batch: int | None, world: str, inference: bool, ca
         raise UsageError(f"--world is one of {', '.join(_WORLDS)}, not {world!r}")
     work = resolve(target, batch=batch)
     with progress_line() as say:
-        return explain_work(work.inference() if inference else work, world=world, calibrate=calibrate, progress=say)
+        return explain_work(
+            work.inference() if inference else work, world=world, calibrate=calibrate, progress=say
+        )
 
 
 def _print_difference(before: Path, after: Path, *, as_json: bool) -> None:

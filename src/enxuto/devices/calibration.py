@@ -119,7 +119,7 @@ def _run_marked(signature: str) -> tuple[int, ...] | None:
         name, args, kwargs = json.loads(signature)
         arguments = [_value(arg) for arg in args]
         keywords = {key: _value(value) for key, value in kwargs.items()}
-        arguments = _PREPARED.get(name, lambda given: given)(arguments)
+        arguments = _PREPARED.get(name, lambda given: given)(arguments)  # type: ignore[no-untyped-call]
         op = _op(name)
         op(*arguments, **keywords)
     except Exception:
@@ -132,7 +132,9 @@ def _run_marked(signature: str) -> tuple[int, ...] | None:
 
 def _with_rnn_workspace(arguments: list[Any]) -> list[Any]:
     """A backward of oneDNN's RNN layer reads the workspace that its forward wrote; dry ones have 0 bytes."""
-    (x, w0, w1, w2, w3, hx, cx, *_, reverse, mode, hidden, layers, biases, train, both, sizes, first, _) = arguments
+    (x, w0, w1, w2, w3, hx, cx, *_, reverse, mode, hidden, layers, biases, train, both, sizes, first, _) = (
+        arguments
+    )
     forward = torch.ops.aten.mkldnn_rnn_layer.default
     *_, workspace = forward(
         x, w0, w1, w2, w3, hx, cx, reverse, sizes, mode, hidden, layers, biases, both, first, train

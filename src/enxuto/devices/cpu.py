@@ -17,7 +17,9 @@ def cpu_device() -> Device:
     memory = psutil.virtual_memory()
     return Device(
         name=machine()["cpu"],
-        usable=Figure(value=memory.available, unit="B", basis=Basis.MEASURED, source="available now, by the kernel"),
+        usable=Figure(
+            value=memory.available, unit="B", basis=Basis.MEASURED, source="available now, by the kernel"
+        ),
         context=Figure(value=0, unit="B", basis=Basis.ASSUMED, source="torch's libraries are not counted"),
         flops_per_second=Figure(value=0, unit="flop/s", basis=Basis.ASSUMED, source="not measured"),
         bytes_per_second=Figure(value=0, unit="B/s", basis=Basis.ASSUMED, source="not measured"),

@@ -40,21 +40,46 @@ _BATCHED: dict[str, dict[int, int]] = {
     "aten._scaled_dot_product_flash_attention_for_cpu.default": {0: 0, 1: 0, 2: 0},
     "aten._scaled_dot_product_flash_attention_for_cpu_backward.default": {0: 0, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0},
     "aten.mkldnn_rnn_layer.default": {0: 1, 5: 1, 6: 1},
-    "aten.mkldnn_rnn_layer_backward.default": {i: 1 for i in (0, 5, 6, 7, 8, 9, 10, 11, 12)},
+    "aten.mkldnn_rnn_layer_backward.default": dict.fromkeys((0, 5, 6, 7, 8, 9, 10, 11, 12), 1),
     "aten.embedding_dense_backward.default": {0: 0, 1: 0},
     "aten.upsample_nearest2d.default": {0: 0},
     "aten.upsample_bilinear2d.default": {0: 0},
 }
 #: Ops whose kernels take nothing beside their outputs when types agree: BLAS writes straight into them.
-_MATRIX_PRODUCTS = frozenset({"aten.mm.default", "aten.addmm.default", "aten.bmm.default", "aten.baddbmm.default"})
+_MATRIX_PRODUCTS = frozenset(
+    {"aten.mm.default", "aten.addmm.default", "aten.bmm.default", "aten.baddbmm.default"}
+)
 #: Ops that make or fill a tensor, or drop random numbers into one.
 _FACTORIES = frozenset(
-    {"empty", "empty_like", "zeros", "zeros_like", "ones", "ones_like", "full", "full_like", "new_empty", "new_zeros"}
-    | {"empty_strided", "new_empty_strided", "arange", "fill_", "zero_", "copy_", "clone", "detach", "normal_"}
+    {
+        "empty",
+        "empty_like",
+        "zeros",
+        "zeros_like",
+        "ones",
+        "ones_like",
+        "full",
+        "full_like",
+        "new_empty",
+        "new_zeros",
+    }
+    | {
+        "empty_strided",
+        "new_empty_strided",
+        "arange",
+        "fill_",
+        "zero_",
+        "copy_",
+        "clone",
+        "detach",
+        "normal_",
+    }
     | {"uniform_", "bernoulli_", "random_", "rand", "randn", "randint", "scalar_tensor", "lift_fresh", "set_"}
     | {"_local_scalar_dense", "resize_", "native_dropout", "_to_copy", "cat", "stack"}
 )
-_CHEAP_BYTES = 2**25  # a call whose arguments are larger runs at two smaller batches instead, where it has one
+_CHEAP_BYTES = (
+    2**25
+)  # a call whose arguments are larger runs at two smaller batches instead, where it has one
 _MOST_BYTES = 2**28  # one that is larger still, and has no batch, is not run: its scratch is then assumed 0
 
 
@@ -72,7 +97,10 @@ class ScratchTable:
         path = _cache_folder() / f"scratch-{_fingerprint(torch.get_num_threads())}.json"
         try:
             rows = json.loads(path.read_bytes())["rows"]
-            return cls({key: None if row is None else OpMemory(row[0], tuple(row[1])) for key, row in rows.items()}, path)
+            return cls(
+                {key: None if row is None else OpMemory(row[0], tuple(row[1])) for key, row in rows.items()},
+                path,
+            )
         except (OSError, ValueError, KeyError, TypeError):  # no table yet, or not one of ours: begin anew
             return cls({}, path)
 
@@ -111,7 +139,7 @@ class ScratchTable:
 @cache
 def needs_measuring(signature: str) -> bool:
     """Whether an op call can take memory that its outputs do not show."""
-    name, args, kwargs = json.loads(signature)
+    name, args, _ = json.loads(signature)
     namespace, op, overload = name.split(".")
     function = getattr(getattr(getattr(torch.ops, namespace), op, None), overload, None)
     if function is None or op in _FACTORIES or op.startswith(("_foreach", "_fused")):
@@ -144,7 +172,9 @@ def _plan(signature: str) -> _Plan:
     if where and batch > 2:
         large = max(batch * _CHEAP_BYTES // size, 2)
         batches = (max(large // 2, 1), large)
-        return _Plan(tuple(json.dumps([name, _at_batch(args, where, b), kwargs]) for b in batches), batches, batch)
+        return _Plan(
+            tuple(json.dumps([name, _at_batch(args, where, b), kwargs]) for b in batches), batches, batch
+        )
     return _Plan((signature,)) if size <= _MOST_BYTES else _Plan(())
 
 
@@ -173,7 +203,9 @@ def _batch_of(args: list[Any], where: dict[int, int]) -> int:
 
 def _at_batch(args: list[Any], where: dict[int, int], batch: int) -> list[Any]:
     return [
-        _resized(arg, where[index], batch) if index in where and _is_tensor(arg) and len(arg[2]) > where[index] else arg
+        _resized(arg, where[index], batch)
+        if index in where and _is_tensor(arg) and len(arg[2]) > where[index]
+        else arg
         for index, arg in enumerate(args)
     ]
 

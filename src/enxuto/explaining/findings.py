@@ -136,9 +136,7 @@ def dead_weight(standing: Standing) -> Finding | None:
     nbytes = standing.nbytes(blocks)
     if not _worth(standing, nbytes):
         return None
-    text = (
-        f"{_of_blocks(nbytes, blocks)}, alive at the peak, that no later op reads and no backward needs"
-    )
+    text = f"{_of_blocks(nbytes, blocks)}, alive at the peak, that no later op reads and no backward needs"
     return Finding(id="dead-weight", text=text + _largest(standing, blocks), nbytes=nbytes)
 
 
@@ -149,9 +147,7 @@ def casts_of_parameters(standing: Standing) -> Finding | None:
     nbytes = standing.nbytes(blocks)
     if not _worth(standing, nbytes):
         return None
-    text = (
-        f"{_of_blocks(nbytes, blocks)} of casts of parameters to another dtype, beside the parameters themselves"
-    )
+    text = f"{_of_blocks(nbytes, blocks)} of casts of parameters to another dtype, beside the parameters themselves"
     return Finding(id="M13", text=text, nbytes=nbytes)
 
 

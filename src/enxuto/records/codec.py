@@ -63,7 +63,9 @@ def from_json(text: bytes | str, *, expect: type | None = None) -> Any:
         raise RecordError(f"this is no enxuto record: {error}") from None
     record = _KINDS.get(envelope.kind)
     if record is None:
-        raise RecordError(f"unknown kind of record {envelope.kind!r}; this enxuto knows {', '.join(sorted(_KINDS))}")
+        raise RecordError(
+            f"unknown kind of record {envelope.kind!r}; this enxuto knows {', '.join(sorted(_KINDS))}"
+        )
     if envelope.version != record.version:  # type: ignore[attr-defined]
         raise RecordError(
             f"this {envelope.kind} has format version {envelope.version}, and this enxuto reads version "
@@ -71,7 +73,7 @@ def from_json(text: bytes | str, *, expect: type | None = None) -> Any:
             "read it with the enxuto that wrote it, or trace again"
         )
     if expect is not None and record is not expect:
-        raise RecordError(f"expected a record of kind {expect.kind!r}, found {envelope.kind!r}")
+        raise RecordError(f"expected a record of kind {expect.kind!r}, found {envelope.kind!r}")  # type: ignore[attr-defined]
     try:
         return msgspec.json.decode(envelope.body, type=record, dec_hook=_decode_array)
     except (msgspec.MsgspecError, ValueError, zlib.error) as error:

@@ -400,6 +400,6 @@ def intern(values: Sequence[str]) -> tuple[tuple[str, ...], list[int]]:
 
 def _check_lengths(timeline: Timeline) -> None:
     for group in (timeline.blocks, timeline.saves, timeline.calls, timeline.ops):
-        lengths = {len(getattr(group, name)) for name in group.__slots__}
+        lengths = {len(getattr(group, name)) for name in group.__slots__}  # type: ignore[var-annotated]
         if len(lengths) > 1:
             raise RecordError(f"this timeline is corrupt: columns of {type(group).__name__} differ in length")

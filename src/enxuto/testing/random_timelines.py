@@ -131,7 +131,7 @@ class _Clock:
         """Ticks of a lane no earlier than these, by up to `spread` of what is left of the clock."""
         left = np.maximum(self.ticks - _ROUND - ticks, 0)
         moved = ticks + (rng.random(len(ticks)) * spread * left).astype(np.int64)
-        return np.minimum(moved + (lane - moved) % _ROUND, self.ticks)
+        return np.minimum(moved + (lane - moved) % _ROUND, self.ticks)  # type: ignore[no-any-return]
 
 
 class _Innermost:

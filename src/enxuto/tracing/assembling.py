@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -90,7 +91,9 @@ def _blocks(recorder: Recorder, window: Window) -> tuple[dict[str, np.ndarray], 
     save_block = np.array(recorder.s_block, np.int64)
     known = save_block >= 0
     np.maximum.at(ends, save_block[known], _closed(recorder.s_release, window.stop)[known])
-    last_use = np.array([max((_end(t, window.stop) for t in row), default=0) for row in recorder.s_local_ends], np.int64)
+    last_use = np.array(
+        [max((_end(t, window.stop) for t in row), default=0) for row in recorder.s_local_ends], np.int64
+    )
     np.maximum.at(ends, save_block[known], last_use[known])
 
     kept = (born < window.stop) & (ends > window.start)
@@ -124,7 +127,11 @@ def _saves(recorder: Recorder, window: Window, block_ids: np.ndarray, call_ids: 
     block = _renumbered(np.array(recorder.s_block, np.int64), block_ids)
     kept = np.flatnonzero((pack < window.stop) & (release > window.start) & (block >= 0))
     uses = [
-        [(unpack, end) for unpack, end in zip(recorder.s_unpacks[i], recorder.s_local_ends[i]) if unpack >= window.start]
+        [
+            (unpack, end)
+            for unpack, end in zip(recorder.s_unpacks[i], recorder.s_local_ends[i], strict=True)
+            if unpack >= window.start
+        ]
         for i in kept
     ]
     stop = window.stop
@@ -180,7 +187,7 @@ def _ops(
 def _phases(recorder: Recorder, window: Window) -> tuple[PhaseSpan, ...]:
     spans: list[PhaseSpan] = []
     marks = [*recorder.phase_marks, (recorder.clock, PHASE_CODE[Phase.BEFORE])]
-    for (tick, code), (following, _) in zip(marks, marks[1:]):
+    for (tick, code), (following, _) in pairwise(marks):
         start, stop = max(tick, window.start) - window.start, min(following, window.stop) - window.start
         if start >= stop:
             continue

@@ -71,7 +71,8 @@ class _OpInfo:
         ]
         self.flops: Callable[..., int] | None = flop_registry.get(func.overloadpacket)
         self.is_view = bool(func._schema.returns) and all(
-            result.alias_info is not None and not result.alias_info.is_write for result in func._schema.returns
+            result.alias_info is not None and not result.alias_info.is_write
+            for result in func._schema.returns
         )
 
 
@@ -85,7 +86,7 @@ class Recorder(private.TorchDispatchMode):
     """
 
     def __init__(self, *, dry: bool) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dry = dry
         self.clock = 0
         self.phase = PHASE_CODE[Phase.BEFORE]
@@ -195,11 +196,13 @@ class Recorder(private.TorchDispatchMode):
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            super().__enter__()
+            super().__enter__()  # type: ignore[no-untyped-call]
             stack.callback(super().__exit__, None, None, None)
             stack.enter_context(private.observed_backward(self._backward_begins, self._backward_ends))
             stack.enter_context(private.observed_module_calls(self._call_begins, self._call_ends))
-            stack.enter_context(private.suspended_saved_tensor_hooks(self._pack, self._unpack, self._suspended))
+            stack.enter_context(
+                private.suspended_saved_tensor_hooks(self._pack, self._unpack, self._suspended)
+            )
             stack.enter_context(private.observed_rng_states(self._state_made))
             stack.callback(register_optimizer_step_pre_hook(self._optimizer_begins).remove)
             stack.callback(register_optimizer_step_post_hook(self._optimizer_ends).remove)
@@ -284,7 +287,13 @@ class Recorder(private.TorchDispatchMode):
     # -- ops ---------------------------------------------------------------------------------------------
 
     def _record(
-        self, func: Any, info: _OpInfo, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, reads: list[int]
+        self,
+        func: Any,
+        info: _OpInfo,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Any,
+        reads: list[int],
     ) -> None:
         tick = self._tick()
         op = len(self.o_name)
@@ -328,9 +337,7 @@ class Recorder(private.TorchDispatchMode):
             return call, own if own != _UNSET else site, name
         return forward_call, site, name
 
-    def _record_births(
-        self, out: Any, tick: int, op: int, call: int, site: int, outputs: list[int]
-    ) -> None:
+    def _record_births(self, out: Any, tick: int, op: int, call: int, site: int, outputs: list[int]) -> None:
         if isinstance(out, Tensor):
             for storage in self._storages(out):
                 key = private.storage_key(storage)
@@ -365,7 +372,9 @@ class Recorder(private.TorchDispatchMode):
         index = self._signature_index.get(key)
         if index is None:
             index = self._signature_index[key] = len(self.signatures)
-            self.signatures.append(json.dumps([info.name, _spec(args), {k: _spec(v) for k, v in kwargs.items()}]))
+            self.signatures.append(
+                json.dumps([info.name, _spec(args), {k: _spec(v) for k, v in kwargs.items()}])
+            )
         return index
 
     # -- blocks ------------------------------------------------------------------------------------------
@@ -373,7 +382,7 @@ class Recorder(private.TorchDispatchMode):
     def _storages(self, tensor: Tensor) -> list[torch.UntypedStorage]:
         """All storages behind a tensor: its own, or those inside a wrapper subclass or a sparse tensor."""
         if not self._is_plain(type(tensor)) and private.is_traceable_wrapper_subclass(tensor):
-            names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
+            names, _ = tensor.__tensor_flatten__()
             return [storage for name in names for storage in self._storages(getattr(tensor, name))]
         if tensor.layout is torch.strided:
             return [tensor.untyped_storage()]
@@ -414,7 +423,9 @@ class Recorder(private.TorchDispatchMode):
         self._follow(storage, block, _NATURAL)
         return block
 
-    def _follow(self, storage: torch.UntypedStorage, block: int, role: int, use: tuple[int, int] = (0, 0)) -> None:
+    def _follow(
+        self, storage: torch.UntypedStorage, block: int, role: int, use: tuple[int, int] = (0, 0)
+    ) -> None:
         key = private.storage_key(storage)
         ref = _StorageRef(storage, self._storage_died)
         ref.key, ref.block, ref.role, ref.use = key, block, role, use
@@ -489,7 +500,9 @@ class Recorder(private.TorchDispatchMode):
     def _suspended(self, suspended: bool) -> None:
         self._hooked = not suspended
         if suspended:
-            self.notes.add("saved tensors under torch.func are not told from temporaries: it refuses their hooks")
+            self.notes.add(
+                "saved tensors under torch.func are not told from temporaries: it refuses their hooks"
+            )
             for call in self._stack:
                 self.c_hooked[call] = False
 

@@ -71,7 +71,9 @@ def trace(
             scratch=memories.basis,
             scratch_unknown=memories.unknown,
         )
-    timelines = [assemble(recorded.recorder, w, world=recorded.place.world, facts=facts) for w in recorded.windows]
+    timelines = [
+        assemble(recorded.recorder, w, world=recorded.place.world, facts=facts) for w in recorded.windows
+    ]
     peaks = tuple(timeline.peak for timeline in timelines)
     return replace(timelines[-1], facts=replace(facts, step_peaks=peaks))
 
@@ -182,7 +184,9 @@ def training_step(
     optimizer.zero_grad(set_to_none=True)
     value = loss(model, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
-        given = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        given = (
+            f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        )
         raise UsageError(f"the workload's loss must return a scalar tensor, not {given}")
     if not value.requires_grad:
         raise UsageError("the workload's loss does not depend on any parameter that requires a gradient")
@@ -217,4 +221,6 @@ def _facts(work: Workload, recorded: _Recorded, refused: str) -> Facts:
 
 
 def _world_text(place: Place) -> str:
-    return {World.DRY: "dry: nothing is computed", World.CPU: "on the CPU", World.CUDA: "on the GPU"}[place.world]
+    return {World.DRY: "dry: nothing is computed", World.CPU: "on the CPU", World.CUDA: "on the GPU"}[
+        place.world
+    ]

@@ -159,7 +159,9 @@ def untouched_globals() -> Iterator[None]:
 
 def _check_module(model: Any) -> None:
     if not isinstance(model, nn.Module):
-        raise UsageError(f"the workload's model() must return a torch.nn.Module, not a {type(model).__name__}")
+        raise UsageError(
+            f"the workload's model() must return a torch.nn.Module, not a {type(model).__name__}"
+        )
 
 
 def _built_elsewhere(work: Workload) -> tuple[nn.Module, str]:
