@@ -39,6 +39,7 @@ __all__ = [
     "storage_key",
     "suspended_saved_tensor_hooks",
     "tensor_sequence",
+    "unwrapped",
 ]
 
 #: What dry tensors raise when an answer depends on values that do not exist.
@@ -116,6 +117,14 @@ def node_sequence(node: Any) -> int:
 def tensor_sequence() -> int:
     """The number of the autograd node made last: inside a forward op's dispatch, that op's own node."""
     return _next_sequence() - 1 if _next_sequence is not None else -1
+
+
+def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """The plain tensor inside the wrappers that torch.func puts around it while it transforms."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def storage_key(storage: torch.UntypedStorage) -> int:

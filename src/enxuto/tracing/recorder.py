@@ -384,6 +384,8 @@ class Recorder(private.TorchDispatchMode):
         if not self._is_plain(type(tensor)) and private.is_traceable_wrapper_subclass(tensor):
             names, _ = tensor.__tensor_flatten__()
             return [storage for name in names for storage in self._storages(getattr(tensor, name))]
+        if not self._hooked:  # under torch.func
+            tensor = private.unwrapped(tensor)
         if tensor.layout is torch.strided:
             return [tensor.untyped_storage()]
         with self.paused():
@@ -459,6 +461,9 @@ class Recorder(private.TorchDispatchMode):
         self.s_sequence.append(private.tensor_sequence())
         if self._may_substitute(tensor, block):
             tensor = self._substitute(tensor, block, _HELD)
+        elif tensor.grad_fn is not None:  # a node that saves its own output must not keep itself alive
+            with self.paused():
+                tensor = tensor.detach()
         return _Held(self, save, tensor)
 
     def _unpack(self, held: _Held) -> Tensor:

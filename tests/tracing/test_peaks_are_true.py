@@ -1,0 +1,44 @@
+"""The headline law: the dry peak and the real trace's peak equal what torch's own allocator reported."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.allocator import true_peaks
+from benchmarks.workloads import OPTIMIZERS, WORKLOADS
+from enxuto import Category, trace
+
+NETS = [
+    "mobilenet_v2_b16",
+    "lstm_b32",
+    "gpt_checkpointed_b8",
+    "vqvae_b16",
+    "super_resolution_b4",
+    "bert_mlm_b8",
+]
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("net", NETS)
+def test_the_dry_peak_equals_the_allocators_to_the_byte(net: str, optimizer: str) -> None:
+    work = WORKLOADS[net](OPTIMIZERS[optimizer])
+    assert trace(work).peak == true_peaks(work).steady
+
+
+def test_the_real_trace_equals_the_allocator_where_a_node_saves_its_own_output() -> None:
+    work = WORKLOADS["vqvae_b16"](OPTIMIZERS["sgd"])
+    assert trace(work, world="cpu").facts.step_peaks == true_peaks(work).steps
+
+
+@pytest.mark.parametrize("net", ["gpt_b8", "unet_b2"])
+def test_categories_sum_to_the_curve_at_every_tick(net: str) -> None:
+    timeline = trace(WORKLOADS[net](OPTIMIZERS["adamw"]))
+    assert (sum(timeline.curves().values()) == timeline.curve).all()
+    assert timeline.blocks[0].category is Category.PARAMETER
+
+
+def test_dry_and_real_traces_see_the_same_ops_and_blocks() -> None:
+    work = WORKLOADS["gpt_b8"](OPTIMIZERS["adamw"])
+    dry, real = trace(work), trace(work, world="cpu")
+    assert [dry.text(op.name) for op in dry.ops] == [real.text(op.name) for op in real.ops]
+    assert dry.blocks.nbytes.tolist() == real.blocks.nbytes.tolist()
