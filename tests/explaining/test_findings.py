@@ -268,7 +268,7 @@ def test_m13_casts_of_parameters(autocast: bool) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             return model(x).square().sum()
 
-    finding = found(trace(replace(mlp().at_batch(4), loss=loss), calibrate=False), "M13")
+    finding = found(trace(replace(mlp().at_batch(64), loss=loss), calibrate=False), "M13")
     assert (finding is not None) is autocast
     if finding is not None:
         assert finding.nbytes <= 2 * (64 * 64 + 64) * 2  # two layers in two bytes per number
