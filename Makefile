@@ -5,7 +5,7 @@ JOBS ?= 2
 
 BIN := .venv/bin
 ZOO := .venv-zoo/bin
-BENCHMARKS := benchmarks/cpu_truth.py benchmarks/cost.py
+BENCHMARKS := benchmarks.cpu_truth
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -30,11 +30,11 @@ format: .venv/.stamp  ## Format the code and apply the safe lint fixes
 	$(BIN)/ruff format .
 
 bench: .venv/.stamp  ## Measure everything again and write the tables of the README (long)
-	set -e; for benchmark in $(BENCHMARKS); do echo "$$benchmark"; $(BIN)/python "$$benchmark"; done
-	$(BIN)/python benchmarks/tables.py
+	set -e; for benchmark in $(BENCHMARKS); do echo "$$benchmark"; $(BIN)/python -m "$$benchmark"; done
+	$(BIN)/python -m benchmarks.tables
 
 tables: .venv/.stamp  ## Write the tables of the README from the stored results
-	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python -m benchmarks.tables
 
 docs: .venv/.stamp-docs  ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs docs/_build/html
