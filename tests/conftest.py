@@ -1,4 +1,4 @@
-"""For every test: one thread, and a cache folder of this session's own."""
+"""For every test: one thread, and a cache folder of its own."""
 
 from __future__ import annotations
 
