@@ -36,15 +36,13 @@ def calls(kept: Sequence[int], *, facts: Facts = INFERENCE) -> Timeline:
     """Calls of the model whose layer keeps so many bytes more (or less) at the end of each."""
     script = Script(ticks=10 * len(kept) + 10, facts=facts)
     script.block(1000, Category.PARAMETER, 0, script.ticks, name="layer.weight")
-    before = 0
     for index, nbytes in enumerate(kept):
         start = 10 * index
         script.call("", start, start + 8)
         inner = script.call("layer", start + 1, start + 7)
         script.block(nbytes, Category.TEMPORARY_FORWARD, start + 2, start + 12, call=inner)
         script.block(999, Category.TEMPORARY_FORWARD, start + 2, start + 4, call=inner)
-        before = nbytes
-    assert before
+        script.block(7**index, Category.TEMPORARY_FORWARD, start + 2, start + 8, call=inner)  # gone at exit
     return script.timeline()
 
 

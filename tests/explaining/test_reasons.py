@@ -66,10 +66,23 @@ def test_a_saved_activation_waits_is_used_or_is_never_asked_for(step: Step) -> N
     )
 
 
+def test_a_saved_activation_of_a_step_without_a_backward() -> None:
+    step = Step(FORWARD)
+    block = step.block(1, Category.SAVED_ACTIVATION, 1, 3)
+    step.save(block, 2, 15)
+    assert step.why(block) == "saved by the autograd graph for a backward that does not come in this step"
+
+
 def test_a_saved_activation_outlives_its_release_while_a_node_uses_it(step: Step) -> None:
     block = step.block(1, Category.SAVED_ACTIVATION, 1, 3)
     step.save(block, 2, 9, node="ViewBackward0", uses=[(8, 12)])
     assert step.why(block) == "saved by ViewBackward0, in use now"
+
+
+def test_a_save_released_at_the_peak_holds_no_longer(step: Step) -> None:
+    block = step.block(1, Category.SAVED_ACTIVATION, 1, 20)
+    step.save(block, 2, PEAK, node="ViewBackward0", uses=[(8, 9)])
+    assert step.why(block).startswith("not read again: ")
 
 
 def test_a_real_tensor_is_in_use_when_the_op_at_the_peak_reads_it(step: Step) -> None:
@@ -141,10 +154,12 @@ def test_a_gradient_is_accumulated_then_waits_for_the_optimizer(step: Step) -> N
 
 def test_a_gradient_in_the_optimizer_step() -> None:
     step = Step(OPTIMIZER)
-    now, clipped = (step.block(1, Category.GRADIENT, 8, 20) for _ in range(2))
+    now, used, left = (step.block(1, Category.GRADIENT, 8, 20) for _ in range(3))
+    step.op("aten.addcdiv_", 9, reads=[used], phase=OPTIMIZER)
     step.op("aten._foreach_add_", PEAK, reads=[now], phase=OPTIMIZER)
     assert step.why(now) == "in use now by the optimizer step"
-    assert step.why(clipped) == "not read again: a gradient stays until the end of the step"
+    assert step.why(used) == "used by the optimizer step, kept until the end of the step"
+    assert step.why(left) == "not read again: a gradient stays until the end of the step"
 
 
 def test_a_gradient_that_is_clipped_before_the_optimizer_step(step: Step) -> None:

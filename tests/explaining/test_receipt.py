@@ -118,6 +118,16 @@ def test_sites_owners_phases_and_curve_of_a_small_step() -> None:
     assert Explanation.from_json(explanation.to_json()) == explanation
 
 
+def test_a_phase_that_comes_twice_is_one_row() -> None:
+    script = Script(ticks=9, spans=((Phase.FORWARD, 0, 3), (Phase.OPTIMIZER, 3, 6), (Phase.FORWARD, 6, 9)))
+    script.block(5, Category.OTHER, 1, 2)
+    script.block(2, Category.OTHER, 3, 8)
+    assert receipt(script.timeline()).phases == (
+        PhaseCost(phase=Phase.FORWARD, ops=0, flops=0, peak=5),
+        PhaseCost(phase=Phase.OPTIMIZER, ops=0, flops=0, peak=2),
+    )
+
+
 def test_a_timeline_without_ticks_or_blocks() -> None:
     for ticks in (0, 3):
         explanation = receipt(Script(ticks=ticks).timeline())
@@ -190,6 +200,8 @@ def long(ticks: int) -> Timeline:
     for tick in range(0, ticks - 10, 7):
         script.block(1 + tick % 13, Category.TEMPORARY_FORWARD, tick, tick + 10)
     script.block(1000, Category.PARAMETER, ticks // 3, ticks // 3 + 1)
+    script.block(500, Category.BUFFER, 0, ticks // 2)  # and not for one tick in the middle
+    script.block(500, Category.BUFFER, ticks // 2 + 1, ticks)
     return script.timeline()
 
 
@@ -199,7 +211,7 @@ def test_the_curve_sample_is_short_and_keeps_what_matters() -> None:
     totals = np.sum([line.nbytes for line in sample.categories], axis=0)
     assert len(sample.ticks) <= LIMIT
     assert list(sample.ticks) == sorted(set(sample.ticks))
-    assert {0, 777, 19_999, timeline.peak_tick} <= set(sample.ticks)
+    assert {0, 777, 10_000, 19_999, timeline.peak_tick} <= set(sample.ticks)
     assert totals.tolist() == curve[list(sample.ticks)].tolist()
     width = 40  # wider than a bucket twice: in any such stretch a sample has its extremes or nearly so
     assert totals.max() == curve.max()

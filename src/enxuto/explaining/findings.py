@@ -12,7 +12,7 @@ from ..records import CATEGORY_CODE, PHASE_CODE, Category, Finding, Phase
 from ..records.columns import Array
 from ..units import format_bytes
 from .growth import growth
-from .reasons import INTERMEDIATE, unread
+from .reasons import ACTIVATIONS, INTERMEDIATE, unread
 from .standing import Standing, last_reads, modules_of, op_name, op_place
 
 _WORTH = 0.01  # of the peak: less is not worth a sentence
@@ -32,14 +32,14 @@ def findings(standing: Standing) -> tuple[Finding, ...]:
 
 def activations(standing: Standing) -> Finding | None:
     """M01: how much of a training peak a smaller batch can reach, and what it cannot go below."""
-    if not standing.timeline.facts.training or not _peak(standing):
+    nbytes = standing.nbytes(standing.of(*ACTIVATIONS))
+    if not standing.timeline.facts.training or not _worth(standing, nbytes):
         return None
-    nbytes = standing.nbytes(standing.of(*INTERMEDIATE))
     floor = format_bytes(standing.nbytes(standing.of(*_FLOOR)))
     return Finding(
         id="M01",
         text=(
-            f"saved activations and temporaries are {100 * nbytes / _peak(standing):.1f} % of the peak; "
+            f"activations, saved and temporary, are {100 * nbytes / _peak(standing):.1f} % of the peak; "
             f"parameters, buffers and optimizer state are {floor}, which no smaller batch goes below"
         ),
         nbytes=nbytes,

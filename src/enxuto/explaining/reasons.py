@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..records import CATEGORIES, Category, Phase, Timeline
-from .standing import Standing, op_name, op_place
+from ..records import CATEGORIES, PHASES, Category, Phase, Timeline
+from .standing import Standing, last_reads, op_name, op_place
 
 #: Where the category alone is the reason.
 _ALWAYS = {
@@ -19,14 +19,11 @@ _ALWAYS = {
     Category.INPUT: "an input of the step",
 }
 
+#: Blocks that the forward and the backward make on their way, and drop.
+ACTIVATIONS = (Category.SAVED_ACTIVATION, Category.TEMPORARY_FORWARD, Category.TEMPORARY_BACKWARD)
+
 #: Blocks that a step makes on its way, and drops.
-INTERMEDIATE = (
-    Category.SAVED_ACTIVATION,
-    Category.TEMPORARY_FORWARD,
-    Category.TEMPORARY_BACKWARD,
-    Category.TEMPORARY_OPTIMIZER,
-    Category.OTHER,
-)
+INTERMEDIATE = (*ACTIVATIONS, Category.TEMPORARY_OPTIMIZER, Category.OTHER)
 
 
 def reasons(standing: Standing) -> list[str]:
@@ -36,6 +33,7 @@ def reasons(standing: Standing) -> list[str]:
         saves=holding_saves(standing),
         arguments=unreturned_arguments(standing),
         accumulated=_last_accumulations(standing.timeline),
+        stepped=_stepped(standing),
     )
     categories = standing.timeline.blocks.category[standing.blocks].tolist()
     return [
@@ -62,9 +60,7 @@ def unreturned_arguments(standing: Standing) -> dict[int, int]:
     arguments: dict[int, int] = {}
     for call in np.flatnonzero((calls.enter <= tick) & (tick < calls.exit)).tolist():
         for block in calls.arguments[call]:
-            arguments.setdefault(
-                block, call
-            )  # calls are in the order of their enter: the outermost comes first
+            arguments.setdefault(block, call)  # calls come in the order of their enter: outermost first
     return arguments
 
 
@@ -81,6 +77,7 @@ class _Explainer:
     saves: dict[int, list[int]]
     arguments: dict[int, int]
     accumulated: dict[int, int]
+    stepped: frozenset[int]
 
     def why(self, category: Category, block: int) -> str:
         if category in _ALWAYS:
@@ -107,6 +104,8 @@ class _Explainer:
             return "in use now by the optimizer step"
         if reader >= 0:
             return f"read again by {op_place(self._timeline, reader)}"
+        if block in self.stepped:
+            return f"used by the optimizer step, kept until {self._end(block)}"
         return f"not read again: a gradient stays until {self._end(block)}"
 
     def _why_saved(self, held: list[int]) -> str:
@@ -124,6 +123,8 @@ class _Explainer:
             return _in_use
         if any(start <= tick for start in unpacks) and self.standing.reads_now[saves.block[save]]:
             return _in_use  # a real tensor's local end is not seen
+        if not any(span.phase is Phase.BACKWARD for span in self._timeline.phases):
+            return _no_backward
         if any(start > tick for start in unpacks):
             return _to_come
         return _used if unpacks else _unasked
@@ -151,8 +152,14 @@ class _Explainer:
         return f"tick {end} ({self._timeline.phase_at(end).value}){after}"
 
 
+def _stepped(standing: Standing) -> frozenset[int]:
+    """The gradients at the peak that an optimizer step has read."""
+    last = last_reads(standing, standing.of(Category.GRADIENT))
+    return frozenset(b for b, op in last.items() if _phase_of(standing.timeline, op) is Phase.OPTIMIZER)
+
+
 def _phase_of(timeline: Timeline, op: int) -> Phase:
-    return timeline.phase_at(int(timeline.ops.tick[op]))
+    return PHASES[int(timeline.ops.phase[op])]
 
 
 def _in_use(nodes: Collection[str]) -> str:
@@ -171,11 +178,15 @@ def _unasked(nodes: Collection[str]) -> str:
     return f"saved by {_listed(nodes)} for a backward that does not ask for it in this step"
 
 
+def _no_backward(nodes: Collection[str]) -> str:
+    return "saved by the autograd graph for a backward that does not come in this step"
+
+
 def _owned(nodes: Collection[str]) -> str:
     return "its" if len(nodes) == 1 else "their"
 
 
-_STATES = (_in_use, _to_come, _used, _unasked)
+_STATES = (_in_use, _to_come, _used, _unasked, _no_backward)
 
 
 def _listed(nodes: Iterable[str]) -> str:
@@ -184,9 +195,9 @@ def _listed(nodes: Iterable[str]) -> str:
 
 
 def unread(standing: Standing) -> np.ndarray:
-    """Ids of the intermediate results at the peak that nothing reads again, no save holds, and that go
+    """Ids of the activations at the peak that nothing reads again, no save holds, and that go
     before the step ends (what stays may be its output)."""
-    blocks = standing.of(*INTERMEDIATE)
+    blocks = standing.of(*ACTIVATIONS)
     table, saves = standing.timeline.blocks, standing.timeline.saves
     idle = (standing.next_read[blocks] < 0) & ~standing.reads_now[blocks]
     idle &= (table.born[blocks] < standing.tick) & (standing.ends[blocks] < standing.timeline.ticks)
