@@ -1,7 +1,8 @@
-"""`python -m enxuto`."""
+"""`python -m enxuto` is the `enxuto` command."""
 
 import sys
 
 from .cli import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,321 +1,654 @@
-"""How a TARGET string becomes a Workload: `file.py:name`, `pkg.mod:name`, `zoo:NAME?batch=32`, timm:, hf:."""
+"""TARGET strings to Workloads: the user's own code, the nets of the zoo, timm's and transformers' models.
+
+The grammar is in docs/how-to/targets.md. Named nets take settings as in a web address; each scheme describes its
+net by a `ZooEntry`, and from there on all are treated alike.
+"""
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import difflib
 import importlib
 import importlib.util
-import math
+import inspect
+import itertools
+import os
+import re
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import parse_qsl
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from . import architectures as nets
 from .errors import EnxutoError, MissingDependency, UsageError, UserCodeError
 from .workload import Workload
 
-_OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
-    "adam": lambda parameters: torch.optim.Adam(parameters, lr=1e-3),
-    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
-    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.01, momentum=0.9),
+FORMS = "file.py:name, pkg.mod:name, zoo:NAME, timm:NAME or hf:CONFIG"
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": partial(torch.optim.AdamW, lr=1e-3),
+    "adam": partial(torch.optim.Adam, lr=1e-3),
+    "sgd": partial(torch.optim.SGD, lr=0.01, momentum=0.9),
 }
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CHOICES = {"optimizer": (*OPTIMIZERS, "none"), "dtype": tuple(DTYPES)}
+
+_UNNAMED = "model"  # what a Workload is called by default
+_ANY = range(1, 10**9 + 1)
+_PROMPT = 16  # tokens of a prompt for `generate` unless `length` says otherwise
 
 
-def resolve(target: str, *, batch: int | None = None) -> Workload:
+def resolve(target: str, *, batch: int | None = None, inference: bool = False) -> Workload:
     """The Workload that a TARGET names.
 
     Args:
-        target: `file.py:name` or `pkg.mod:name` (a Workload, or a function returning one),
-            `zoo:NAME?batch=32&size=224`, `timm:NAME?batch=32`, `hf:MODEL_TYPE?batch=4&length=128`.
-        batch: another batch size than the target's own.
+        target: `file.py:name` or `pkg.mod:name`, a Workload or a function without arguments that returns one;
+            or a named net with settings, `zoo:NAME?batch=32&...`, `timm:NAME?...`, `hf:CONFIG?...`.
+        batch: another batch size.
+        inference: without a backward. A named net then runs in eval mode on its inputs alone; a Workload of the
+            user's keeps its loss, and its model the mode that `model()` gives it.
 
     Raises:
-        UsageError: there is no such file, module, name or net, or it is no Workload.
-        MissingDependency: timm or transformers is not installed.
-        UserCodeError: the user's file or function raised.
+        UsageError: the target is not understood, not there, or not a Workload.
+        MissingDependency: timm or transformers is needed.
+        UserCodeError: the user's own file raised; the cause has the traceback.
+
+    >>> resolve("zoo:digits_cnn?batch=8").batch_size
+    8
     """
     scheme, colon, rest = target.partition(":")
-    work = _SCHEMES[scheme](rest) if colon and scheme in _SCHEMES else _from_code(target)
-    return work if batch is None else work.at_batch(batch)
+    if colon and scheme in _SCHEMES:
+        return _named(scheme, rest, batch, inference)
+    work = _own(target)
+    work = replace(work, name=target) if work.name == _UNNAMED else work
+    work = work if batch is None else work.at_batch(batch)
+    return work.inference() if inference and work.training else work
 
 
-# -- the user's own code -----------------------------------------------------------------------------------
+# ---- Named nets --------------------------------------------------------------------------------------------
 
 
-def _from_code(target: str) -> Workload:
-    source, colon, name = target.rpartition(":")
-    if not colon:
-        source, name = target, ""
-    module = _load_file(Path(source)) if source.endswith(".py") else _load_module(source, target)
-    if not name:
-        raise UsageError(f"{target} needs a name: write {target}:NAME; it has {_listed(_candidates(module))}")
-    if not hasattr(module, name):
-        raise UsageError(
-            f"{source} has no {name!r}{_close(name, dir(module))}; it has {_listed(_candidates(module))}"
-        )
-    return _as_workload(getattr(module, name), target)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What may stand after the question mark; a key that is None is one that the net does not have.
 
+    Attributes:
+        batch: samples in a batch.
+        size: side of the square input, in pixels.
+        classes: number of output classes.
+        length: tokens of each sequence; with `generate`, of the prompt.
+        generate: tokens to generate greedily with a key-value cache; 0 is a plain step.
+        optimizer: a key of `OPTIMIZERS`, or "none" for inference.
+        dtype: of parameters and float inputs, a key of `DTYPES`.
+    """
 
-def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}")
-    spec = importlib.util.spec_from_file_location(f"enxuto_target_{path.stem}", path)
-    assert spec is not None and spec.loader is not None  # a .py path always has both
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module.__name__] = module  # dataclasses and pickles of the file look themselves up here
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserCodeError(f"{path} raised {type(error).__name__} while it was loaded: {error}") from error
-    finally:
-        sys.path.pop(0)
-    return module
+    batch: int
+    size: int | None = None
+    classes: int | None = None
+    length: int | None = None
+    generate: int | None = None
+    optimizer: str = "adamw"
+    dtype: str = "float32"
 
+    @property
+    def training(self) -> bool:
+        """Whether there is an optimizer."""
+        return self.optimizer != "none"
 
-def _load_module(name: str, target: str) -> ModuleType:
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise UsageError(
-                f"{target!r} is no target: there is no module {error.name!r}; write file.py:name, pkg.mod:name "
-                "or zoo:NAME"
-            ) from None
-        raise UserCodeError(f"{name} raised {error} while it was imported") from error
-    except (ValueError, TypeError):
-        raise UsageError(f"{target!r} is no target; write file.py:name, pkg.mod:name or zoo:NAME") from None
-    except Exception as error:
-        raise UserCodeError(f"{name} raised {type(error).__name__} while it was imported: {error}") from error
-    finally:
-        sys.path.pop(0)
+    @property
+    def keys(self) -> list[str]:
+        """The settings that this net has."""
+        return [f.name for f in fields(self) if getattr(self, f.name) is not None]
 
-
-def _as_workload(value: Any, target: str) -> Workload:
-    if isinstance(value, Workload):
+    def number(self, key: str) -> int:
+        """A setting that this net is known to have."""
+        value = getattr(self, key)
+        assert isinstance(value, int), key
         return value
-    if callable(value) and not isinstance(value, nn.Module | type):
-        try:
-            made = value()
-        except EnxutoError:
-            raise
-        except Exception as error:
-            raise UserCodeError(f"{target}() raised {type(error).__name__}: {error}") from error
-        if isinstance(made, Workload):
-            return made
-        raise UsageError(f"{target}() returned a {type(made).__name__}; it must return an enxuto.Workload")
-    raise UsageError(
-        f"{target} is a {type(value).__name__}, not an enxuto.Workload: name a Workload(model=, batch=, loss=, "
-        "optimizer=) or a function that returns one"
-    )
 
 
-def _candidates(module: ModuleType) -> list[str]:
-    return [
-        n
-        for n, v in vars(module).items()
-        if not n.startswith("_") and (isinstance(v, Workload) or _own(v, module))
-    ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a net is given and how it is judged: `batch` makes n samples, `forward` is what inference runs."""
 
-
-def _own(value: Any, module: ModuleType) -> bool:
-    return callable(value) and getattr(value, "__module__", "") == module.__name__
-
-
-# -- built-in nets -----------------------------------------------------------------------------------------
+    batch: Callable[[Settings, int], Any]
+    loss: Callable[[nn.Module, Any], Tensor]
+    forward: Callable[[nn.Module, Any], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZooEntry:
-    """A built-in net: how to build its Workload from options, and the options with their defaults."""
+    """A named net: how it is built, what it is given, its settings with their defaults and limits."""
 
-    build: Callable[[str, dict[str, int], str], Workload]
-    options: dict[str, int]
+    about: str
+    model: Callable[[Settings], nn.Module]
+    task: Task
+    defaults: Settings
+    limits: Mapping[str, range] = field(default_factory=dict)
 
 
-def _images(
-    net: Callable[[int], nn.Module], *, size: int, channels: int = 3, classes: int = 1000
+def _named(scheme: str, rest: str, batch: int | None, inference: bool) -> Workload:
+    name, _, query = rest.partition("?")
+    label = f"{scheme}:{name}"
+    entry = _SCHEMES[scheme](name)
+    given = _query(label, query)
+    if batch is not None and given.setdefault("batch", str(batch)) != str(batch):
+        raise UsageError(f"{label}: the batch size is given twice, as {given['batch']} and as {batch}")
+    if inference and given.setdefault("optimizer", "none") != "none":
+        raise UsageError(f"{label}: inference has no optimizer; leave out optimizer={given['optimizer']}")
+    return _workload(label, entry, _settings(label, entry, given))
+
+
+def _query(label: str, query: str) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for part in query.split("&") if query else ():
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise UsageError(f"{label}: {part!r} is no setting; write key=value, joined by &")
+        if key in given:
+            raise UsageError(f"{label}: {key} is given twice")
+        given[key] = value
+    return given
+
+
+def _settings(label: str, entry: ZooEntry, given: Mapping[str, str]) -> Settings:
+    read: dict[str, Any] = {}
+    for key, value in given.items():
+        if key not in entry.defaults.keys:
+            raise UsageError(f"{label} has no setting {key!r}{_close(key, entry.defaults.keys, 'it has')}")
+        read[key] = _value(label, key, value, entry.limits.get(key, _ANY))
+    settings = replace(entry.defaults, **read)
+    return _generation(label, entry, settings, given) if settings.generate else settings
+
+
+def _value(label: str, key: str, text: str, limit: range) -> str | int:
+    if key in CHOICES:
+        if text not in CHOICES[key]:
+            raise UsageError(f"{label}: {key} is one of {', '.join(CHOICES[key])}, not {text!r}")
+        return text
+    number = int(text) if re.fullmatch(r"[0-9]{1,10}", text) else 0
+    if number not in limit:
+        raise UsageError(f"{label}: {key} must be {_limit_text(limit)}, not {text!r}")
+    return number
+
+
+def _limit_text(limit: range) -> str:
+    if len(limit) == 1:
+        return f"{limit[0]}, the only one that this net takes"
+    kind = "a positive whole number" if limit.step == 1 else f"a positive multiple of {limit.step}"
+    least = f" from {limit[0]}" if limit[0] > limit.step else ""
+    return f"{kind}{least}, at most {limit[-1]}"
+
+
+def _generation(label: str, entry: ZooEntry, settings: Settings, given: Mapping[str, str]) -> Settings:
+    """Settings of a run that decodes: inference, with a short prompt unless told otherwise."""
+    if given.get("optimizer", "none") != "none":
+        raise UsageError(f"{label}: generate is inference; leave out optimizer={settings.optimizer}")
+    length = settings.number("length") if "length" in given else _PROMPT
+    context = entry.limits["length"][-1]
+    needed = length + settings.number("generate") - 1  # the last token is not fed back
+    if needed > context:
+        raise UsageError(
+            f"{label}: a prompt of {length} tokens and generate={settings.generate} need a context of {needed}, "
+            f"and this net has {context}"
+        )
+    return replace(settings, length=length, optimizer="none")
+
+
+def _workload(label: str, entry: ZooEntry, settings: Settings) -> Workload:
+    def model() -> nn.Module:
+        built = entry.model(settings).train(settings.training)
+        return built if settings.dtype == "float32" else built.to(DTYPES[settings.dtype])
+
+    return Workload(
+        model=model,
+        batch=lambda n=None: entry.task.batch(settings, n or settings.batch),
+        loss=entry.task.loss if settings.training else _inference_run(entry.task, settings),
+        optimizer=OPTIMIZERS.get(settings.optimizer),
+        batch_size=settings.batch,
+        name=label,
+    )
+
+
+def _inference_run(task: Task, settings: Settings) -> Callable[[nn.Module, Any], Any]:
+    if not settings.generate:
+        return task.forward
+    new_tokens = settings.generate
+    return lambda model, batch: nets.generate(model, batch[0], new_tokens)  # type: ignore[arg-type]
+
+
+# ---- Tasks -------------------------------------------------------------------------------------------------
+
+
+def _images(channels: int = 3, *, per_pixel: bool = False) -> Task:
+    """Square images and a class for each, or for each of their pixels."""
+
+    def batch(settings: Settings, n: int) -> tuple[Tensor, ...]:
+        side = settings.number("size")
+        images = torch.randn(n, channels, side, side, dtype=DTYPES[settings.dtype])
+        labels = (n, side, side) if per_pixel else (n,)
+        return (images, torch.randint(settings.number("classes"), labels)) if settings.training else (images,)
+
+    return Task(batch=batch, loss=_classify, forward=_first_input)
+
+
+def _tokens(vocab: int) -> Task:
+    """Sequences of tokens, and the token that follows each."""
+
+    def batch(settings: Settings, n: int) -> tuple[Tensor, ...]:
+        shape = (n, settings.number("length"))
+        return tuple(torch.randint(vocab, shape) for _ in range(2 if settings.training else 1))
+
+    return Task(batch=batch, loss=_next_token, forward=_first_input)
+
+
+def _classify(model: nn.Module, batch: Any) -> Tensor:
+    inputs, target = batch
+    return F.cross_entropy(model(inputs), target)
+
+
+def _next_token(model: nn.Module, batch: Any) -> Tensor:
+    inputs, target = batch
+    return F.cross_entropy(model(inputs).flatten(0, 1), target.flatten())
+
+
+def _first_input(model: nn.Module, batch: Any) -> Any:
+    return model(batch[0])
+
+
+# ---- The zoo -----------------------------------------------------------------------------------------------
+
+
+def _imagenet(about: str, build: Callable[[int], nn.Module], *, smallest: int = 1) -> ZooEntry:
+    """A classifier of colour images of any size, by default 32 of 224 px."""
+    return ZooEntry(
+        about=about,
+        model=lambda s: build(s.number("classes")),
+        task=_images(),
+        defaults=Settings(batch=32, size=224, classes=1000),
+        limits={"size": range(smallest, _ANY.stop)},
+    )
+
+
+def _language(
+    about: str,
+    build: Callable[[], nn.Module],
+    vocab: int,
+    *,
+    batch: int,
+    length: int,
+    context: int | None = None,
 ) -> ZooEntry:
-    def build(name: str, options: dict[str, int], optimizer: str) -> Workload:
-        batch, side, count = options["batch"], options["size"], options["classes"]
-        return Workload(
-            model=lambda: net(count),
-            batch=lambda n=None: (
-                torch.randn(n or batch, channels, side, side),
-                torch.randint(count, (n or batch,)),
-            ),
-            loss=_image_loss,
-            optimizer=_OPTIMIZERS.get(optimizer),
-            batch_size=batch,
-            name=name,
-        )
-
-    return ZooEntry(build=build, options={"batch": 32, "size": size, "classes": classes})
-
-
-def _segmentation() -> ZooEntry:
-    def build(name: str, options: dict[str, int], optimizer: str) -> Workload:
-        batch, side = options["batch"], options["size"]
-        return Workload(
-            model=nets.unet,
-            batch=lambda n=None: (
-                torch.randn(n or batch, 3, side, side),
-                torch.randint(2, (n or batch, side, side)),
-            ),
-            loss=_image_loss,
-            optimizer=_OPTIMIZERS.get(optimizer),
-            batch_size=batch,
-            name=name,
-        )
-
-    return ZooEntry(build=build, options={"batch": 8, "size": 128})
-
-
-def _language(net: Callable[[], nn.Module], *, vocab: int, length: int, generates: bool = False) -> ZooEntry:
-    def build(name: str, options: dict[str, int], optimizer: str) -> Workload:
-        batch, time, new = options["batch"], options["length"], options.get("generate", 0)
-        return Workload(
-            model=net,
-            batch=lambda n=None: torch.randint(vocab, (n or batch, time + (0 if new else 1))),
-            loss=(lambda model, tokens: nets.generate(model, tokens, new)) if new else _language_loss,  # type: ignore[arg-type]
-            optimizer=None if new else _OPTIMIZERS.get(optimizer),
-            batch_size=batch,
-            name=name,
-        )
-
-    options = {"batch": 4, "length": length}
-    return ZooEntry(build=build, options=options | {"generate": 0} if generates else options)
-
-
-def _image_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    images, labels = batch
-    return F.cross_entropy(model(images), labels)
-
-
-def _language_loss(model: nn.Module, tokens: Tensor) -> Tensor:
-    logits = model(tokens[:, :-1])
-    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    """A language model that predicts each next token; those with a `context` can also generate."""
+    return ZooEntry(
+        about=about,
+        model=lambda s: build(),
+        task=_tokens(vocab),
+        defaults=Settings(batch=batch, length=length, generate=None if context is None else 0),
+        limits={"length": _ANY if context is None else range(1, context + 1)},
+    )
 
 
 ZOO: dict[str, ZooEntry] = {
-    "digits_cnn": _images(nets.digits_cnn, size=28, channels=1, classes=10),
-    "gpt": _language(nets.gpt, vocab=8192, length=256, generates=True),
-    "gpt2": _language(nets.gpt2_small, vocab=50257, length=1024, generates=True),
-    "llama7b": _language(nets.llama, vocab=32000, length=2048),
-    "llama_tiny": _language(nets.llama_tiny, vocab=256, length=128),
-    "lstm": _language(nets.lstm, vocab=2000, length=64),
-    "mobilenet_v2": _images(nets.mobilenet_v2, size=224),
-    "resnet18": _images(nets.resnet18, size=224),
-    "resnet50": _images(nets.resnet50, size=224),
-    "squeezenet1_1": _images(nets.squeezenet1_1, size=224),
-    "unet": _segmentation(),
-    "vit_small": _images(nets.vit_small, size=224),
+    "digits_cnn": ZooEntry(
+        about="small convolutional net for grey 28 px digits",
+        model=lambda s: nets.digits_cnn(s.number("classes")),
+        task=_images(channels=1),
+        defaults=Settings(batch=32, size=28, classes=10),
+        limits={"size": range(28, 29)},
+    ),
+    "gpt": _language("GPT, 13.9 M parameters", nets.gpt, 8192, batch=4, length=256, context=256),
+    "gpt2": _language("GPT-2, 124 M parameters", nets.gpt2_small, 50257, batch=4, length=1024, context=1024),
+    "llama7b": _language("Llama, 6.7 G parameters", nets.llama, 32000, batch=1, length=2048),
+    "llama_tiny": _language("Llama for tests", nets.llama_tiny, 256, batch=4, length=128),
+    "lstm": _language("two-layer LSTM language model", nets.lstm, 2000, batch=32, length=64),
+    "mobilenet_v2": _imagenet("MobileNetV2", nets.mobilenet_v2),
+    "resnet18": _imagenet("ResNet-18", nets.resnet18),
+    "resnet50": _imagenet("ResNet-50", nets.resnet50),
+    "squeezenet1_1": _imagenet("SqueezeNet 1.1", nets.squeezenet1_1, smallest=17),
+    "unet": ZooEntry(
+        about="U-Net, a class for every pixel",
+        model=lambda s: nets.unet(classes=s.number("classes")),
+        task=_images(per_pixel=True),
+        defaults=Settings(batch=32, size=128, classes=2),
+        limits={"size": range(8, _ANY.stop, 8)},
+    ),
+    "vit_small": ZooEntry(
+        about="ViT-S/16",
+        model=lambda s: nets.vit_small(s.number("classes"), image_size=s.number("size")),
+        task=_images(),
+        defaults=Settings(batch=32, size=224, classes=1000),
+        limits={"size": range(16, _ANY.stop, 16)},
+    ),
 }
 
 
-def _from_zoo(text: str) -> Workload:
-    name, given = _split(text)
-    entry = ZOO.get(name)
-    if entry is None:
-        raise UsageError(f"the zoo has no {name!r}{_close(name, ZOO)}; it has {_listed(ZOO)}")
-    options, optimizer = _options(given, entry.options, f"zoo:{name}")
-    return entry.build(f"zoo:{name}", options, optimizer)
+def _zoo_entry(name: str) -> ZooEntry:
+    if name not in ZOO:
+        raise UsageError(f"the zoo has no net {name!r}{_close(name, ZOO, 'it has')}")
+    return ZOO[name]
 
 
-def _from_timm(text: str) -> Workload:
-    name, given = _split(text)
-    try:
-        import timm  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise MissingDependency(
-            f"timm:{name} needs timm ({error}): pip install timm, with the torchvision that matches your torch"
-        ) from None
-    if name not in timm.list_models():
-        raise UsageError(f"timm has no {name!r}{_close(name, timm.list_models())}")
-    side = int(timm.create_model(name, pretrained=False).default_cfg["input_size"][-1])
-    entry = _images(lambda count: timm.create_model(name, pretrained=False, num_classes=count), size=side)
-    options, optimizer = _options(given, entry.options, f"timm:{name}")
-    return entry.build(f"timm:{name}", options, optimizer)
+# ---- timm --------------------------------------------------------------------------------------------------
 
 
-def _from_hf(text: str) -> Workload:
-    name, given = _split(text)
-    try:
-        from transformers import AutoConfig, AutoModelForCausalLM  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise MissingDependency(f"hf:{name} needs transformers ({error}): pip install transformers") from None
-    try:
-        config = AutoConfig.from_pretrained(name) if Path(name).exists() else AutoConfig.for_model(name)
-    except (ValueError, KeyError, OSError) as error:
-        first = str(error).splitlines()[0][:200]
-        raise UsageError(
-            f"hf:{name} is neither a folder with config.json nor a model type such as gpt2: {first}"
-        ) from None
-    entry = _language(
-        lambda: _Logits(AutoModelForCausalLM.from_config(config)), vocab=int(config.vocab_size), length=128
+def _timm_entry(name: str) -> ZooEntry:
+    timm = _optional(
+        "timm",
+        hint=f"timm needs torchvision, and only the build that matches this torch ({torch.__version__}) works: "
+        "https://pytorch.org/get-started",
     )
-    options, optimizer = _options(given, entry.options, f"hf:{name}")
-    return entry.build(f"hf:{name}", options, optimizer)
+    if not timm.is_model(name):
+        raise UsageError(f"timm has no model {name!r}{_close(name, timm.list_models())}")
+    config = timm.get_pretrained_cfg(name)
+    channels, side = config.input_size[0], config.input_size[-1]
+
+    def model(settings: Settings) -> nn.Module:
+        # only nets of a fixed size know img_size; the others take images of any size
+        sized = {"img_size": settings.size} if config.fixed_input_size and settings.size != side else {}
+        net: nn.Module = timm.create_model(name, pretrained=False, num_classes=settings.classes, **sized)
+        return net
+
+    return ZooEntry(
+        about=f"timm's {name}",
+        model=model,
+        task=_images(channels),
+        defaults=Settings(batch=32, size=side, classes=config.num_classes or 1000),
+    )
 
 
-class _Logits(nn.Module):
-    """A transformers model that returns its logits alone."""
+# ---- transformers ------------------------------------------------------------------------------------------
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        logits: Tensor = self.model(tokens, use_cache=False).logits
-        return logits
+#: Heads of language models, with transformers' name of their mapping; BERT has the first two, and means the first.
+_HEADS = {"MaskedLM": "MASKED_LM", "CausalLM": "CAUSAL_LM", "Seq2SeqLM": "SEQ_TO_SEQ_CAUSAL_LM"}
 
 
-_SCHEMES: dict[str, Callable[[str], Workload]] = {"zoo": _from_zoo, "timm": _from_timm, "hf": _from_hf}
-
-
-def _split(text: str) -> tuple[str, dict[str, str]]:
-    name, _, query = text.partition("?")
-    return name, dict(parse_qsl(query, keep_blank_values=True))
-
-
-def _options(given: dict[str, str], defaults: dict[str, int], target: str) -> tuple[dict[str, int], str]:
-    valid = [*defaults, "optimizer"]
-    for key in given:
-        if key not in valid:
-            raise UsageError(f"{target} has no option {key!r}{_close(key, valid)}; it has {_listed(valid)}")
-    optimizer = given.get("optimizer", "adamw")
-    if optimizer not in (*_OPTIMIZERS, "none"):
-        raise UsageError(f"{target}: optimizer={optimizer} is none of {_listed([*_OPTIMIZERS, 'none'])}")
-    sizes = {
-        key: _positive(given[key], f"{target}: {key}") if key in given else value
-        for key, value in defaults.items()
-    }
-    return sizes, optimizer
-
-
-def _positive(text: str, what: str) -> int:
+def _hf_entry(name: str) -> ZooEntry:
+    transformers = _optional("transformers")
     try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number != int(number) or number < 1 or number > 2**31:
-        raise UsageError(f"{what} must be a positive whole number, not {text!r}")
-    return int(number)
+        config = _hf_config(transformers, name)
+        build = _hf_head(transformers, name, config)
+    except ImportError as error:  # its models are imported one by one, and some need more than others
+        raise MissingDependency(f"transformers cannot load {name}: {_reason(error)}") from error
+    context = getattr(config, "max_position_embeddings", None) or 512
+    return ZooEntry(
+        about=f"a transformers {config.model_type}",
+        model=lambda s: build(config),
+        task=_hf_task(config.get_text_config().vocab_size, decodes=config.is_encoder_decoder),
+        defaults=Settings(batch=4, length=min(context, 512)),
+        limits={"length": range(1, context + 1)},
+    )
 
 
-def _close(name: str, names: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(names), n=2)
-    return f" (did you mean {' or '.join(found)}?)" if found else ""
+def _hf_config(transformers: Any, name: str) -> Any:
+    """A configuration from a file or by its kind of model; nothing is downloaded."""
+    if os.path.exists(name):
+        try:
+            return transformers.AutoConfig.from_pretrained(name, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise UsageError(f"{name} is no transformers configuration: {_reason(error)}") from error
+    if name in transformers.CONFIG_MAPPING:
+        return transformers.AutoConfig.for_model(name)
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            name, local_files_only=True
+        )  # what the user has cached
+    except (OSError, ValueError):
+        close = _close(name.rpartition("/")[2], transformers.CONFIG_MAPPING)
+        raise UsageError(
+            f"{name!r} is no config.json here, no kind of model that transformers knows, and not in its cache"
+            f"{close}; nothing is downloaded: fetch the model's config.json and write hf:path/config.json"
+        ) from None
 
 
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing that could be meant"
+def _hf_head(transformers: Any, name: str, config: Any) -> Callable[[Any], nn.Module]:
+    """The model's language head: the one that the configuration names, else the first that its kind has."""
+    named = getattr(transformers, (config.architectures or [""])[0], None)
+    build: Callable[[Any], nn.Module]
+    if named is not None and "LM" in named.__name__:
+        build = named
+        return build
+    for head, mapping in _HEADS.items():
+        if type(config) in getattr(transformers, f"MODEL_FOR_{mapping}_MAPPING"):
+            build = getattr(transformers, f"AutoModelFor{head}").from_config
+            return build
+    raise UsageError(
+        f"{name}: a {config.model_type} has no language head, and hf: knows language models only; for others "
+        "write a Workload in a file of yours: file.py:name"
+    )
+
+
+def _hf_task(vocab: int, *, decodes: bool) -> Task:
+    """Sequences of tokens by transformers' names; an encoder-decoder is given as many to decode."""
+
+    def batch(settings: Settings, n: int) -> dict[str, Tensor]:
+        tokens = torch.randint(vocab, (n, settings.number("length")))
+        inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        if decodes:
+            inputs["decoder_input_ids"] = tokens.clone()
+        return {**inputs, "labels": tokens.clone()} if settings.training else inputs
+
+    return Task(
+        batch=batch,
+        loss=lambda model, inputs: model(**inputs).loss,
+        forward=lambda model, inputs: model(**inputs),
+    )
+
+
+def _optional(package: str, *, hint: str = "") -> Any:
+    more = f"; {hint}" if hint else ""
+    try:
+        return importlib.import_module(package)
+    except Exception as error:  # a torchvision built for another torch fails in many ways
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            message = f"this target needs the {package} package: pip install {package}{more}"
+            raise MissingDependency(message) from None
+        raise MissingDependency(f"{package} cannot be imported ({_reason(error)}){more}") from error
+
+
+_SCHEMES: dict[str, Callable[[str], ZooEntry]] = {"zoo": _zoo_entry, "timm": _timm_entry, "hf": _hf_entry}
+
+
+# ---- The user's own code -----------------------------------------------------------------------------------
+
+
+def _own(target: str) -> Workload:
+    place, colon, name = target.rpartition(":")
+    if not (colon and place and name):
+        raise _no_name(target.rstrip(":"))
+    name, question, _ = name.partition("?")
+    if question:
+        raise UsageError(f"{target}: settings after ? are for named nets; a Workload takes --batch")
+    path = Path(place)
+    is_file = path.suffix == ".py" or path.exists() or os.sep in place
+    folder = path.resolve().parent if is_file else Path.cwd()
+    with _as_script(folder, path.name):
+        module = _from_file(path) if is_file else _from_package(place)
+        return _as_workload(f"{place}:{name}", _attribute(place, module, name))
+
+
+@contextlib.contextmanager
+def _as_script(folder: Path, name: str) -> Iterator[None]:
+    """The user's folder first on the path, and no options of ours for a file that reads its own."""
+    argv, sys.argv = sys.argv, [name]
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
+@contextlib.contextmanager
+def _user_code(place: str) -> Iterator[None]:
+    """Around code of the user's: what it raises is theirs; our own errors in it get their place in front."""
+    try:
+        yield
+    except EnxutoError as error:
+        raise type(error)(f"{place}: {error}") from error
+    except SystemExit as error:
+        raise UserCodeError(
+            f"{place} ended the program (exit {error.code}) while it was loaded; keep the run itself under "
+            'if __name__ == "__main__":'
+        ) from error
+    except Exception as error:
+        raise UserCodeError(f"{place} raised {_reason(error)}") from error
+
+
+_numbers = itertools.count()
+
+
+def _from_file(path: Path) -> ModuleType:
+    if path.suffix != ".py" or not path.is_file():
+        raise _no_file(path)
+    name = f"_enxuto_target_{next(_numbers)}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None and spec.loader is not None  # a .py path always has both
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up
+    try:
+        with _user_code(str(path)):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _from_package(dotted: str) -> ModuleType:
+    if not all(part.isidentifier() for part in dotted.split(".")):
+        raise _no_module(dotted, dotted)
+    with _user_code(dotted):
+        try:
+            return importlib.import_module(dotted)
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if dotted != missing and not dotted.startswith(f"{missing}."):
+                raise  # the module is there, and imports one that is not
+    raise _no_module(dotted, missing)
+
+
+def _no_file(path: Path) -> UsageError:
+    if path.is_dir():
+        return UsageError(f"{path} is a folder; name a Python file in it: {path}/FILE.py:name")
+    if path.is_file():
+        return UsageError(f"{path} is no Python file: its name must end in .py")
+    if not path.parent.is_dir():
+        return UsageError(f"there is no file {path}: there is no folder {path.parent}")
+    return UsageError(
+        f"there is no file {path}{_close(path.name, [p.name for p in path.parent.glob('*.py')])}"
+    )
+
+
+def _no_module(dotted: str, missing: str) -> UsageError:
+    scheme = difflib.get_close_matches(dotted, _SCHEMES, 1)
+    hint = f"; did you mean {scheme[0]}:?" if scheme else f"; a TARGET is {FORMS}"
+    part = f" ({missing} is missing)" if missing != dotted else ""
+    return UsageError(f"there is no module {dotted}{part}{hint}")
+
+
+def _no_name(target: str) -> UsageError:
+    """The error for a target without a colon: say what could follow, or what was meant."""
+    path = Path(target)
+    if path.suffix == ".py" and path.is_file():
+        found = _names_without_running(path)
+        there = f"; it has {', '.join(found)}" if found else ""
+        name = found[0].removesuffix("()") if found else "NAME"
+        return UsageError(f"{target} needs a name: write {target}:{name}{there}")
+    if target and (path.suffix == ".py" or path.is_dir()):
+        return _no_file(path)
+    close = difflib.get_close_matches(target.partition("?")[0], ZOO, 1)
+    meant = f"did you mean zoo:{close[0]}?" if close else f"write {FORMS}"
+    return UsageError(f"{target!r} is no TARGET; {meant}")
+
+
+def _names_without_running(path: Path) -> list[str]:
+    """Workloads and functions at a file's top level, read from its text."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (SyntaxError, ValueError):
+        return []
+    functions = [s for s in body if isinstance(s, ast.FunctionDef)]
+    makers = {"Workload", *(f.name for f in functions)}
+    made = [
+        node.id
+        for statement in body
+        if isinstance(statement, ast.Assign) and _is_call_of(makers, statement.value)
+        for node in statement.targets
+        if isinstance(node, ast.Name)
+    ]
+    callable_now = [f.name for f in functions if len(f.args.args) == len(f.args.defaults)]
+    return [name for name in (*made, *(f"{n}()" for n in callable_now)) if not name.startswith("_")]
+
+
+def _is_call_of(names: set[str], value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] in names
+
+
+def _attribute(place: str, module: ModuleType, name: str) -> Any:
+    if hasattr(module, name):
+        return getattr(module, name)
+    names = [key for key, value in vars(module).items() if not key.startswith("_") and _is_own(module, value)]
+    raise UsageError(f"{place} has no {name!r}{_close(name, names, 'it has')}")
+
+
+def _is_own(module: ModuleType, value: Any) -> bool:
+    """Whether a module's value could be a target: a Workload, or a function that was written there."""
+    return isinstance(value, Workload) or (inspect.isfunction(value) and value.__module__ == module.__name__)
+
+
+def _as_workload(target: str, value: Any) -> Workload:
+    if isinstance(value, Workload):
+        return value
+    if isinstance(value, type | nn.Module) or not callable(value):
+        raise _not_a_workload(f"{target} is", value)
+    with contextlib.suppress(ValueError):  # a builtin may have no signature: the call will tell
+        try:
+            inspect.signature(value).bind()
+        except TypeError as error:
+            raise UsageError(f"{target} must be a function without arguments: {error}") from None
+    with _user_code(target):
+        made = value()
+    if not isinstance(made, Workload):
+        raise _not_a_workload(f"{target}() returned", made)
+    return made
+
+
+def _not_a_workload(verb: str, value: Any) -> UsageError:
+    if isinstance(value, type):
+        given = f"the {'torch.nn.Module ' if issubclass(value, nn.Module) else ''}class {value.__name__}"
+    elif isinstance(value, nn.Module):
+        given = f"a torch.nn.Module ({type(value).__name__})"
+    else:
+        given = "None" if value is None else f"a value of type {type(value).__name__}"
+    return UsageError(
+        f"{verb} {given}, not an enxuto.Workload; write one around it: work = enxuto.Workload(model=..., batch=..., "
+        "loss=..., optimizer=...), each a function (docs/how-to/targets.md)"
+    )
+
+
+# ---- Words -------------------------------------------------------------------------------------------------
+
+
+def _close(name: str, known: Iterable[str], listing: str = "") -> str:
+    """The end of a sentence about an unknown name: what was meant, and all that there is."""
+    options = sorted(known)
+    close = difflib.get_close_matches(name, options, 3)
+    meant = f"; did you mean {' or '.join(close)}?" if close else ""
+    if not listing:
+        return meant
+    return f"{meant or ';'} {listing} {', '.join(options) or 'nothing that could be one'}"
+
+
+def _reason(error: BaseException) -> str:
+    """An exception in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__

@@ -1,100 +1,150 @@
-"""`enxuto explain`: trace a target and show the receipt of its peak."""
+"""`enxuto explain`: where the memory of one step goes, or what changed between two explanations."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..errors import UsageError
 
-_WORLDS = ("dry", "cpu", "cuda")
+if TYPE_CHECKING:
+    from ..records import Difference, Explanation, Timeline
+    from ..workload import Workload
+
+WorldName = Literal["dry", "cpu", "cuda"]
 
 
 def explain(
     target: Annotated[
-        str, typer.Argument(help="file.py:name, pkg.mod:name, zoo:NAME?batch=32, or a saved .json")
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="What to run: file.py:name, pkg.mod:name, zoo:NAME?batch=32, timm:NAME or hf:CONFIG; "
+            "or a saved record, FILE.json.",
+            show_default=False,
+        ),
     ] = "",
-    batch: Annotated[int | None, typer.Option(help="Another batch size than the target's own.")] = None,
-    world: Annotated[str, typer.Option(help="dry computes nothing; cpu and cuda run the step.")] = "dry",
-    inference: Annotated[
-        bool, typer.Option("--inference", help="Leave the optimizer and the backward out.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the Explanation as JSON.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
-    save: Annotated[
-        Path | None, typer.Option(help="Write the Explanation as JSON, for report and --diff.")
+    batch: Annotated[int | None, typer.Option(metavar="N", help="Another batch size.")] = None,
+    world: Annotated[
+        WorldName | None, typer.Option(help="dry (the default) computes nothing; cpu and cuda run the step.")
     ] = None,
-    calibrate: Annotated[
-        bool, typer.Option("--calibrate/--no-calibrate", help="Measure kernel scratch that is not known yet.")
-    ] = True,
+    inference: Annotated[bool, typer.Option("--inference", help="No optimizer and no backward.")] = False,
+    grad: Annotated[bool, typer.Option("--grad", help="In inference, leave gradient recording on.")] = False,
+    no_calibrate: Annotated[
+        bool, typer.Option("--no-calibrate", help="Do not measure kernel scratch that is not known yet.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write an HTML page.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also save the explanation, for report and --diff.")
+    ] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also save the timeline that it is made from.")
+    ] = None,
     diff: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="Compare two saved Explanations: --diff A.json B.json")
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A.json B.json", help="Compare two saved explanations instead."),
     ] = None,
 ) -> None:
     """Say which bytes are alive at the peak of a step, who owns them and why they are alive."""
-    from ..records import write
-    from ..reporting import print_record, write_html
+    from . import output
 
+    run_options = {
+        "--batch": batch is not None,
+        "--world": world is not None,
+        "--inference": inference,
+        "--grad": grad,
+        "--no-calibrate": no_calibrate,
+        "--timeline": timeline is not None,
+    }
+    record: Any
+    output.check_writable(html, save, timeline)
     if diff is not None:
-        return _print_difference(*diff, as_json=as_json)
-    if not target:
-        raise UsageError("what shall be explained? Name a target, for instance zoo:resnet18?batch=8")
-    for path in (html, save):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise UsageError(f"cannot write {path}: there is no folder {path.parent}")
-    explanation = _explanation(target, batch, world, inference, calibrate)
-    if as_json:
-        sys.stdout.write(explanation.to_json().decode() + "\n")
+        _refuse("--diff compares saved explanations", {**run_options, f"TARGET {target}": bool(target)})
+        record = _difference(*diff)
+    elif target.endswith(".json") and not target.startswith("hf:"):
+        _refuse(f"{target} is a saved record, which is not run again", run_options)
+        record = _saved(target)
     else:
-        print_record(explanation)
-    if save is not None:
-        write(explanation, save)
-    if html is not None:
-        write_html(explanation, html)
-        print(f"wrote {html}", file=sys.stderr)
+        run = _Run(world=world or "dry", calibrate=not no_calibrate)
+        record = run.explained(target, batch, inference=inference, grad=grad, timeline=timeline)
+    output.write_files(record, html=html, save=save)
+    output.show(record, as_json=as_json)
 
 
-def _explanation(target: str, batch: int | None, world: str, inference: bool, calibrate: bool):  # type: ignore[no-untyped-def]
-    from ..explaining import explain as explain_work
-    from ..records import Explanation, read
-    from ..targets import resolve
-
-    if target.endswith(".json"):
-        record = read(target)
-        return record if isinstance(record, Explanation) else explain_work(record)
-    if world not in _WORLDS:
-        raise UsageError(f"--world is one of {', '.join(_WORLDS)}, not {world!r}")
-    work = resolve(target, batch=batch)
-    with progress_line() as say:
-        return explain_work(
-            work.inference() if inference else work, world=world, calibrate=calibrate, progress=say
-        )
+def _refuse(why: str, options: dict[str, bool]) -> None:
+    given = [name for name, is_given in options.items() if is_given]
+    if given:
+        raise UsageError(f"{why}: leave out {', '.join(given)}")
 
 
-def _print_difference(before: Path, after: Path, *, as_json: bool) -> None:
+def _difference(before: Path, after: Path) -> Difference:
     from ..explaining import difference
     from ..records import Explanation, read
-    from ..reporting import print_record
 
-    record = difference(read(before, expect=Explanation), read(after, expect=Explanation))
-    if as_json:
-        sys.stdout.write(record.to_json().decode() + "\n")
-    else:
-        print_record(record)
+    return difference(read(before, expect=Explanation), read(after, expect=Explanation))
 
 
-@contextlib.contextmanager
-def progress_line() -> Iterator[Callable[[str], None]]:
-    """A line on stderr that says what goes on; silent where stderr is no terminal."""
-    if not sys.stderr.isatty():
-        yield lambda line: None
-        return
-    from rich.console import Console
+def _saved(file: str) -> Explanation | Difference:
+    """The record in a file; a timeline is explained."""
+    from ..records import Timeline, read
 
-    with Console(stderr=True).status("starting") as status:
-        yield lambda line: status.update(line)
+    record: Explanation | Difference | Timeline = read(file)
+    if not isinstance(record, Timeline):
+        return record
+    from ..explaining import explain
+
+    return explain(record)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """How a target is traced."""
+
+    world: WorldName
+    calibrate: bool
+
+    def explained(
+        self, target: str, batch: int | None, *, inference: bool, grad: bool, timeline: Path | None
+    ) -> Explanation:
+        """The Explanation of a target's step; its Timeline goes to a file where one is named."""
+        from .output import write_timeline
+        from .progress import progress
+
+        if not target:
+            raise UsageError("what shall be explained? Name a TARGET, for instance zoo:resnet18?batch=8")
+        with progress() as say:
+            work = _workload(target, batch, inference=inference, grad=grad)
+            if timeline is None:
+                return self._explain(work, say)
+            traced = self._trace(work, say)
+            # a timeline alone does not tell the peak of inference under the other gradient mode
+            explanation = self._explain(traced if work.training else work, say)
+        write_timeline(traced, timeline)
+        return explanation
+
+    def _explain(self, work: Workload | Timeline, say: Any) -> Explanation:
+        from ..explaining import explain
+
+        return explain(work, world=self.world, calibrate=self.calibrate, progress=say)
+
+    def _trace(self, work: Workload, say: Any) -> Timeline:
+        from ..tracing import trace
+
+        return trace(work, world=self.world, calibrate=self.calibrate, progress=say)
+
+
+def _workload(target: str, batch: int | None, *, inference: bool, grad: bool) -> Workload:
+    from ..targets import resolve
+
+    work = resolve(target, batch=batch, inference=inference)
+    if not grad:
+        return work
+    if work.training:
+        raise UsageError("a training step records gradients anyway: --grad goes with --inference")
+    return work.inference(grad=True)

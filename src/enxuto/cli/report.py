@@ -1,8 +1,7 @@
-"""`enxuto report`: render a saved record again."""
+"""`enxuto report`: draw a saved record again, on any machine and without PyTorch."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,19 +9,20 @@ import typer
 
 
 def report(
-    file: Annotated[Path, typer.Argument(help="A record saved by enxuto, as JSON.")],
-    html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A record that enxuto saved.")],
+    html: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write it as one HTML page instead.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print it as JSON on standard output, and nothing else.")
+    ] = False,
 ) -> None:
-    """Show a saved record as a card, as JSON or as an HTML page."""
+    """Show a saved record: as a card, as JSON or as an HTML page."""
     from ..records import read
-    from ..reporting import print_record, write_html
+    from . import output
 
+    output.check_writable(html)
     record = read(file)
-    if html is not None:
-        write_html(record, html)
-        print(f"wrote {html}", file=sys.stderr)
-    elif as_json:
-        sys.stdout.write(record.to_json().decode() + "\n")
-    else:
-        print_record(record)
+    output.write_files(record, html=html)
+    if as_json or html is None:
+        output.show(record, as_json=as_json)
