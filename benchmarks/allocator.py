@@ -37,7 +37,7 @@ def true_peaks(work: Workload, *, steps: int = 3) -> Truth:
     model = work.model()
     optimizer = None if work.optimizer is None else work.optimizer(model.parameters())
     batch = work.batch()
-    static = standing_bytes(model, batch)
+    static = standing_bytes(model, optimizer, batch)
     kept: Any = None
     gc.collect()
     gc.disable()

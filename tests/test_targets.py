@@ -54,7 +54,7 @@ number = 3
 def nothing(): pass
 def needs(width): return make(width)
 def fails(): raise KeyError("their own")
-def misuses(): return enxuto.Workload(model=net, batch=None, loss=None)
+def misuses(): return enxuto.Workload(model=lambda: net, batch=None, loss=None)
 class Net(nn.Module): pass
 """
 

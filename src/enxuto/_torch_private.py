@@ -29,6 +29,7 @@ __all__ = [
     "DryMode",
     "FakeTensor",
     "TorchDispatchMode",
+    "UnsupportedFakeTensorException",
     "backward_node",
     "is_traceable_wrapper_subclass",
     "node_sequence",

@@ -54,8 +54,10 @@ class Workload:
 
     def __post_init__(self) -> None:
         for field in ("model", "batch", "loss"):
-            if not callable(getattr(self, field)):
-                given = type(getattr(self, field)).__name__
+            given_part = getattr(self, field)
+            live = field == "model" and isinstance(given_part, nn.Module)
+            if live or not callable(given_part):
+                given = type(given_part).__name__
                 raise UsageError(
                     f"Workload({field}=...) takes a function, not a {given}; for live objects use "
                     "enxuto.explain(model, batch, loss=criterion, optimizer=optimizer)"

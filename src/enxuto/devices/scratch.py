@@ -101,7 +101,13 @@ class ScratchTable:
                 {key: None if row is None else OpMemory(row[0], tuple(row[1])) for key, row in rows.items()},
                 path,
             )
-        except (OSError, ValueError, KeyError, TypeError):  # no table yet, or not one of ours: begin anew
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+        ):  # no table yet, or not one of ours: begin anew
             return cls({}, path)
 
     def save(self) -> None:
@@ -120,6 +126,8 @@ class ScratchTable:
         """The memory of a call, extended from its small batches where it is a large one; None if unknown."""
         plan = _plan(signature)
         known = [self.rows.get(small) for small in plan.measured]
+        if plan.only_scratch:
+            return None if known[0] is None else OpMemory(known[0].scratch, ())
         if len(known) == 1 or not plan.measured:
             return known[0] if known else None
         low, high = known
@@ -142,14 +150,21 @@ def needs_measuring(signature: str) -> bool:
     name, args, _ = json.loads(signature)
     namespace, op, overload = name.split(".")
     function = getattr(getattr(getattr(torch.ops, namespace), op, None), overload, None)
-    if function is None or op in _FACTORIES or op.startswith(("_foreach", "_fused")):
+    if function is None or op in _FACTORIES or op.startswith("_fused"):
         return False
+    if op.startswith("_foreach"):
+        return _takes_numbers(args)
     tensors = list(_tensors(args))
     if name in _MATRIX_PRODUCTS:
         return any(tensor[1] != "float32" for tensor in tensors)
     if torch.Tag.pointwise in function.tags:
-        return not all(_is_contiguous(tensor) for tensor in tensors)
+        return _takes_numbers(args) or not all(_is_contiguous(tensor) for tensor in tensors)
     return bool(tensors)
+
+
+def _takes_numbers(args: list[Any]) -> bool:
+    """Whether a pointwise call turns a Python number into a tensor: 8 B, and its cast, while it runs."""
+    return any(isinstance(arg, int | float) for arg in args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +174,14 @@ class _Plan:
     measured: tuple[str, ...]
     batches: tuple[int, ...] = ()
     batch: int = 0
+    only_scratch: bool = False  # the call stands for others of another shape: its outputs say nothing
 
 
 @cache
 def _plan(signature: str) -> _Plan:
     name, args, kwargs = json.loads(signature)
+    if _is_contiguous_pointwise(name, args):
+        return _Plan((json.dumps([name, [_as_one(arg) for arg in args], kwargs]),), only_scratch=True)
     size = _bytes_of(args)
     if size <= _CHEAP_BYTES:
         return _Plan((signature,))
@@ -176,6 +194,23 @@ def _plan(signature: str) -> _Plan:
             tuple(json.dumps([name, _at_batch(args, where, b), kwargs]) for b in batches), batches, batch
         )
     return _Plan((signature,)) if size <= _MOST_BYTES else _Plan(())
+
+
+def _is_contiguous_pointwise(name: str, args: list[Any]) -> bool:
+    namespace, op, overload = name.split(".")
+    function = getattr(getattr(getattr(torch.ops, namespace), op, None), overload, None)
+    if function is None or op.startswith("_foreach"):
+        return function is not None
+    return torch.Tag.pointwise in function.tags and all(map(_is_contiguous, _tensors(args)))
+
+
+def _as_one(arg: Any) -> Any:
+    """One element instead of a tensor, and a plain number: what numbers take depends on types alone."""
+    if _is_tensor(arg):
+        return [*arg[:2], [1] * len(arg[2]), [1] * len(arg[3])]
+    if isinstance(arg, list):
+        return [_as_one(item) for item in arg]
+    return 0.5 if isinstance(arg, float) else arg
 
 
 def _extended(low: OpMemory, high: OpMemory, plan: _Plan) -> OpMemory | None:

@@ -75,9 +75,12 @@ def from_json(text: bytes | str, *, expect: type | None = None) -> Any:
     if expect is not None and record is not expect:
         raise RecordError(f"expected a record of kind {expect.kind!r}, found {envelope.kind!r}")  # type: ignore[attr-defined]
     try:
-        return msgspec.json.decode(envelope.body, type=record, dec_hook=_decode_array)
+        found: Any = msgspec.json.decode(envelope.body, type=record, dec_hook=_decode_array)
     except (msgspec.MsgspecError, ValueError, zlib.error) as error:
         raise RecordError(f"this {envelope.kind} is corrupt: {error}") from None
+    if hasattr(found, "check_columns"):
+        found.check_columns()
+    return found
 
 
 def read(path: str | os.PathLike[str], *, expect: type | None = None) -> Any:
@@ -133,8 +136,10 @@ def _encode_array(value: Any) -> Any:
 
 
 def _decode_array(expected: type, value: Any) -> Any:
-    if expected is not np.ndarray or not isinstance(value, dict):
+    if expected is not np.ndarray:
         raise NotImplementedError(f"no JSON for {expected}")
+    if not isinstance(value, dict):
+        raise ValueError("an array is not in enxuto's packed form")
     dtype, packed = value.get("dtype"), value.get("zlib")
     if dtype not in _ALLOWED_DTYPES or not isinstance(packed, str):
         raise ValueError("an array is not in enxuto's packed form")

@@ -385,8 +385,11 @@ class Timeline:
     def from_json(cls, text: bytes | str) -> Timeline:
         """Read a Timeline; raises RecordError for anything else."""
         timeline: Timeline = codec.from_json(text, expect=cls)
-        _check_lengths(timeline)
         return timeline
+
+    def check_columns(self) -> None:
+        """Raise RecordError where the columns of a group differ in length; `codec` asks after reading."""
+        _check_lengths(self)
 
     def _repr_html_(self) -> str | None:
         return display.html(self)

@@ -249,8 +249,9 @@ class Recorder(private.TorchDispatchMode):
             self._collect(value, reads)
         for value in kwargs.values():
             self._collect(value, reads)
+        tick = self._tick()  # before the op runs: what it frees itself (`set_`) was alive at its tick
         out = func(*args, **kwargs)
-        self._record(func, info, args, kwargs, out, reads)
+        self._record(func, info, args, kwargs, out, reads, tick)
         return out
 
     def add_op_memory(self, of_signature: Sequence[OpMemory | None]) -> int:
@@ -294,8 +295,8 @@ class Recorder(private.TorchDispatchMode):
         kwargs: dict[str, Any],
         out: Any,
         reads: list[int],
+        tick: int,
     ) -> None:
-        tick = self._tick()
         op = len(self.o_name)
         call, site, node = self._whereabouts()
         outputs: list[int] = []
@@ -304,7 +305,7 @@ class Recorder(private.TorchDispatchMode):
         for index, name in info.writes:
             value = args[index] if index < len(args) else kwargs.get(name)
             self._collect(value, writes)
-            self._record_resize(value, tick, op)
+            self._record_resize(value, tick, op, call, site)
         self.o_name.append(self._intern(info.name))
         self.o_tick.append(tick)
         self.o_phase.append(self.phase)
@@ -350,21 +351,21 @@ class Recorder(private.TorchDispatchMode):
             for item in out:
                 self._record_births(item, tick, op, call, site, outputs)
 
-    def _record_resize(self, value: Any, tick: int, op: int) -> None:
+    def _record_resize(self, value: Any, tick: int, op: int, call: int, site: int) -> None:
         """An in-place op that changed a storage's size frees the old memory and takes new."""
         if isinstance(value, Tensor):
             for storage in self._storages(value):
                 block = self._block_at.get(private.storage_key(storage), _UNSET)
                 if block == _UNSET:
-                    self._born(storage, tick, op=op)
+                    self._born(storage, tick, op=op, call=call, site=site)
                 elif storage.nbytes() != self.b_nbytes[block]:
                     self.b_natural[block] = tick
-                    renewed = self._born(storage, tick, op=op)
+                    renewed = self._born(storage, tick, op=op, call=call, site=site)
                     self.b_category[renewed] = self.b_category[block]
                     self.b_name[renewed] = self.b_name[block]
         elif isinstance(value, list | tuple):
             for item in value:
-                self._record_resize(item, tick, op)
+                self._record_resize(item, tick, op, call, site)
 
     def _signature(self, info: _OpInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
         """Index of this call's shape: op, tensor shapes and layouts, other arguments."""
@@ -384,10 +385,11 @@ class Recorder(private.TorchDispatchMode):
         if not self._is_plain(type(tensor)) and private.is_traceable_wrapper_subclass(tensor):
             names, _ = tensor.__tensor_flatten__()
             return [storage for name in names for storage in self._storages(getattr(tensor, name))]
-        if not self._hooked:  # under torch.func
-            tensor = private.unwrapped(tensor)
+        tensor = private.unwrapped(tensor)  # under torch.func; vmap leaves the hooks where they are
         if tensor.layout is torch.strided:
             return [tensor.untyped_storage()]
+        if self.dry:
+            raise private.UnsupportedFakeTensorException("a sparse tensor holds no bytes without its values")
         with self.paused():
             parts = _sparse_parts(tensor)
         return [storage for part in parts for storage in self._storages(part)]
@@ -557,11 +559,18 @@ class Recorder(private.TorchDispatchMode):
     def _observed_accumulations(self) -> Iterator[None]:
         """Watch every parameter's gradient; what the parameters carried before is put back."""
         before = [(p, p._post_accumulate_grad_hooks) for _, p in self._parameters]
-        handles = [
-            parameter.register_post_accumulate_grad_hook(self._accumulated)
-            for _, parameter in self._parameters
-            if parameter.requires_grad
-        ]
+        handles = []
+        for _, parameter in self._parameters:
+            if parameter.requires_grad:
+                handle = parameter.register_post_accumulate_grad_hook(self._accumulated)
+                # ours first: a user's own hook may update the parameter and drop the gradient. Filled anew,
+                # since torch walks the dict below the OrderedDict, which move_to_end leaves as it is
+                hooks = parameter._post_accumulate_grad_hooks
+                own = hooks.pop(handle.id)
+                others = list(hooks.items())
+                hooks.clear()
+                hooks.update([(handle.id, own), *others])
+                handles.append(handle)
         names = {id(parameter): name for name, parameter in self._parameters}
         self._parameter_names = names
         try:

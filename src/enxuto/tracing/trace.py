@@ -56,7 +56,7 @@ def trace(
         UndecidableError: no dry trace is possible and a real one would not fit this machine.
         UsageError: the loss is no scalar, the batch is on another device, `steps` is below 1.
     """
-    world = World(world)
+    world = _world(world)
     if steps < 1:
         raise UsageError(f"steps must be at least 1, not {steps}")
     say = progress or (lambda line: None)
@@ -76,6 +76,14 @@ def trace(
     ]
     peaks = tuple(timeline.peak for timeline in timelines)
     return replace(timelines[-1], facts=replace(facts, step_peaks=peaks))
+
+
+def _world(world: World | str) -> World:
+    try:
+        return World(world)
+    except ValueError:
+        known = ", ".join(repr(w.value) for w in World)
+        raise UsageError(f"world= takes {known}, not {world!r}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,8 +153,7 @@ def untouched_globals() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
         torch.set_grad_enabled(grad)
         torch.use_deterministic_algorithms(deterministic)
-        if collecting:
-            gc.enable()
+        (gc.enable if collecting else gc.disable)()
 
 
 def _check_module(model: Any) -> None:
