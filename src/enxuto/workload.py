@@ -28,7 +28,7 @@ class Workload:
         name: what reports call this work.
         step: `step(model, optimizer, batch)` replaces the usual step (zero_grad, loss, backward, step), for
             loops that accumulate, clip or keep gradients; it is then called once per recorded step.
-        grad: inference only: True runs it as a user who forgot `torch.no_grad()` would.
+        grad: inference only: True runs it, `step` included, as a user who forgot `torch.no_grad()` would.
 
     Example:
         >>> from torch import nn
@@ -83,7 +83,8 @@ class Workload:
 
     def inference(self, *, grad: bool = False) -> Workload:
         """The same work without a backward; `grad=True` leaves gradient recording on."""
-        return replace(self, optimizer=None, step=None, grad=grad)
+        step = None if self.training else self.step  # a step that trains is no inference
+        return replace(self, optimizer=None, step=step, grad=grad)
 
 
 @dataclass(frozen=True, slots=True)

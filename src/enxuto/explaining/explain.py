@@ -95,10 +95,8 @@ class _Tracer:
 def _with_other_mode(explanation: Explanation, work: Workload, tracer: _Tracer) -> Explanation:
     """The Explanation of an inference with the peak of the other gradient mode beside it."""
     label = "under torch.no_grad()" if work.grad else "with gradient recording on"
-    if work.step is not None:
-        return _noted(explanation, f"{label}: not traced, the workload's own step sets the mode")
     try:
-        other = tracer.trace(replace(work, grad=not work.grad))
+        other = tracer.trace(work.inference(grad=not work.grad))
     except EnxutoError as error:
         return _noted(explanation, f"{label}: could not be traced: {error}")
     finding = _forgotten_no_grad(explanation.peak, other.peak) if work.grad else ()

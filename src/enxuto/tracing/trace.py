@@ -171,14 +171,14 @@ def _record(work: Workload, place: Place, steps: int) -> _Recorded:
 
 
 def _run_step(work: Workload, stage: Stage) -> Any:
-    if work.step is not None:
-        work.step(stage.model, stage.optimizer, stage.batch)
-        return None
-    if stage.optimizer is None:
-        with torch.set_grad_enabled(work.grad):
+    if work.step is None and stage.optimizer is not None:
+        return training_step(work.loss, stage.model, stage.optimizer, stage.batch)
+    with torch.set_grad_enabled(work.training or work.grad):
+        if work.step is not None:
+            work.step(stage.model, stage.optimizer, stage.batch)
+        else:
             work.loss(stage.model, stage.batch)
-        return None
-    return training_step(work.loss, stage.model, stage.optimizer, stage.batch)
+    return None
 
 
 def training_step(
