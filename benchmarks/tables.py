@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -36,16 +37,33 @@ def cpu_truth_table() -> str:
     return "\n".join(lines)
 
 
+def cost_table() -> str:
+    """The rows of `cost.json` as Markdown: seconds and resident memory of a process, imports included."""
+    content = json.loads((RESULTS / "cost.json").read_text())
+    found = {(row["target"], row["what"]): row for row in content["rows"]}
+    lines = ["| | warm table | cold table | `--no-calibrate` | torch's MemTracker |", "|---|---|---|---|---|"]
+    for target in dict.fromkeys(row["target"] for row in content["rows"]):
+        cells = [_cost_cell(found[target, what]) for what in ("warm", "cold", "uncalibrated", "memtracker")]
+        lines.append(f"| {target} | {' | '.join(cells)} |")
+    ratios = ", ".join(f"{row['target']} {row['ratio']:.2f}" for row in content["slowdowns"])
+    lines.append(f"\nrecorded real step / plain step: {ratios}")
+    return "\n".join(lines)
+
+
+def _cost_cell(row: dict[str, Any]) -> str:
+    return row["failed"] if "failed" in row else f"{row['seconds']:.1f} s, {row['rss'] / 2**20:.0f} MiB"
+
+
 def main() -> int:
+    tables = {"cpu_truth": cpu_truth_table(), "cost": cost_table()}
     for name in ("README.md", "README.pt-BR.md"):
         path = ROOT / name
         text = path.read_text()
-        block = f"<!-- table: cpu_truth -->\n{cpu_truth_table()}\n<!-- end -->"
-        path.write_text(
-            re.sub(
-                r"<!-- table: cpu_truth -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.S
-            )
-        )
+        for table, content in tables.items():
+            block = f"<!-- table: {table} -->\n{content}\n<!-- end -->"
+            pattern = rf"<!-- table: {table} -->.*?<!-- end -->"
+            text = re.sub(pattern, lambda _, block=block: block, text, flags=re.S)
+        path.write_text(text)
         print(f"wrote the tables of {name}")
     return 0
 
