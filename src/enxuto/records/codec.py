@@ -130,7 +130,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 def _encode_array(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         array = np.ascontiguousarray(value)
-        packed = base64.b64encode(zlib.compress(array.tobytes(), 6)).decode("ascii")
+        packed = base64.b64encode(zlib.compress(array.tobytes(), 1)).decode("ascii")
         return {"dtype": array.dtype.str, "zlib": packed}
     raise NotImplementedError(f"no JSON for {type(value)}")  # msgspec's protocol for unknown types
 
