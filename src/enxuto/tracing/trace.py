@@ -175,9 +175,8 @@ def _run_step(work: Workload, stage: Stage) -> Any:
         return training_step(work.loss, stage.model, stage.optimizer, stage.batch)
     with torch.set_grad_enabled(work.training or work.grad):
         if work.step is not None:
-            work.step(stage.model, stage.optimizer, stage.batch)
-        else:
-            work.loss(stage.model, stage.batch)
+            return work.step(stage.model, stage.optimizer, stage.batch)
+        work.loss(stage.model, stage.batch)
     return None
 
 

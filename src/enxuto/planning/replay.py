@@ -1,0 +1,179 @@
+"""Replay: the peak of a step under any choice of edits, thousands of times a second.
+
+Only instants at which something is born can be a peak, so the curve is kept at those alone. What runs again
+adds its own births at one instant of the plain clock; they are summed up once, as the rerun's height above
+the curve there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..records import Timeline
+from ..techniques import Edit, position, tick_of
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Option:
+    """One edit, as a replay reads it."""
+
+    killed: Array  # rows of `ends` that it takes away
+    holds: Array  # rows that it adds
+    points: Array  # instants at which copies come or go,
+    changes: Array  # and by how many bytes
+    rerun_points: Array  # instants at which it runs something again,
+    heights: Array  # and the bytes that come on top of the curve there
+
+
+@dataclass(slots=True, eq=False)
+class Replay:
+    """A Timeline and the edits that may be chosen, ready to be replayed.
+
+    Args:
+        timeline: of the plain step.
+        edits: the choices. Any set may be replayed whose edits do not drop one save twice.
+    """
+
+    timeline: Timeline
+    edits: Sequence[Edit]
+    options: list[Option] = field(init=False)
+    points: Array = field(init=False)  # positions, ascending
+    _starts: Array = field(init=False)
+    _row_end: Array = field(init=False)
+    _always: Array = field(init=False)
+    _sizes: Array = field(init=False)
+    _base: Array = field(init=False)
+    _owner: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        t = self.timeline
+        ats = [rerun.at for edit in self.edits for rerun in edit.reruns]
+        self.points = position(np.unique(np.concatenate([t.blocks.born, np.array(ats, np.int64)])))
+        touched = self._touched()
+        block, end, killers, holders = self._rows(touched)
+        order = np.argsort(block, kind="stable")
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        self._owner, self._starts = np.unique(block[order], return_index=True)
+        self._row_end = self._point(end[order])
+        self._always = np.ones(len(order), bool)
+        self._sizes = t.blocks.nbytes[self._owner].astype(np.float64)
+        self.options = []
+        for edit, killed, held in zip(self.edits, killers, holders, strict=True):
+            self._always[place[held]] = False
+            self.options.append(self._option(edit, place[killed], place[held]))
+        self._base = self._constant(touched)
+
+    def peak(self, chosen: Iterable[int]) -> int:
+        """Bytes at the peak of the step with these edits (indices)."""
+        chosen = list(chosen)
+        curve = self.curve(chosen)
+        most = curve.max(initial=0.0)
+        for index in chosen:
+            option = self.options[index]
+            if len(option.heights):
+                most = max(most, (curve[option.rerun_points] + option.heights).max())
+        return int(most)
+
+    def curve(self, chosen: Sequence[int]) -> Array:
+        """Bytes alive at each of `points`; what runs again stands on top, and is not in it."""
+        active = self._always
+        if chosen:
+            active = active.copy()
+            for index in chosen:
+                active[self.options[index].holds] = True
+            for index in chosen:
+                active[self.options[index].killed] = False
+        if len(self._starts):
+            ends = np.maximum.reduceat(np.where(active, self._row_end, 0), self._starts)
+            delta = self._base - np.bincount(ends, weights=self._sizes, minlength=len(self._base))
+        else:
+            delta = self._base.copy()
+        for index in chosen:
+            option = self.options[index]
+            np.add.at(delta, option.points, option.changes)
+        return np.asarray(delta.cumsum()[:-1])
+
+    def _point(self, positions: Any) -> Any:
+        """The first instant at or after a position; what ends at it is gone there."""
+        return np.searchsorted(self.points, positions)
+
+    def _touched(self) -> Array:
+        """Whether a block's end depends on what is chosen."""
+        touched = np.zeros(len(self.timeline.blocks), bool)
+        for edit in self.edits:
+            touched[self.timeline.saves.block[edit.dropped]] = True
+            touched[edit.hold_block] = True
+        return touched
+
+    def _rows(self, touched: Array) -> tuple[Array, Array, list[Array], list[Array]]:
+        """All reasons why touched blocks live: (block, until), and the rows that each edit takes or adds."""
+        t = self.timeline
+        natural = np.flatnonzero(touched)
+        saves = np.flatnonzero(touched[t.saves.block])
+        until = t.saves.release.copy()
+        np.maximum.at(until, t.saves.local_ends.owners(), t.saves.local_ends.values)
+        row_of_save = np.full(len(t.saves), -1, np.int64)
+        row_of_save[saves] = len(natural) + np.arange(len(saves))
+        blocks = [natural, t.saves.block[saves]]
+        ends = [position(t.blocks.natural[natural]), position(until[saves])]
+        first = len(natural) + len(saves)
+        killers, holders = [], []
+        for edit in self.edits:
+            killers.append(row_of_save[edit.dropped])
+            holders.append(first + np.arange(len(edit.hold_block)))
+            blocks.append(edit.hold_block)
+            ends.append(np.maximum(edit.hold_use, edit.hold_end))
+            first += len(edit.hold_block)
+        return np.concatenate(blocks), np.concatenate(ends), killers, holders
+
+    def _option(self, edit: Edit, killed: Array, held: Array) -> Option:
+        births = edit.births
+        ats = tick_of(births.born)
+        inside = births.born > position(ats)
+        stay = inside & (tick_of(births.end) > ats)
+        born = np.where(inside, position(ats + 1), births.born)
+        outlive = ~inside | stay
+        points = np.concatenate([self._point(born[outlive]), self._point(births.end[outlive])])
+        changes = np.concatenate([births.nbytes[outlive], -births.nbytes[outlive]]).astype(np.float64)
+        rerun_points, heights = [], []
+        for at in sorted({rerun.at for rerun in edit.reruns}):
+            here = inside & (ats == at)
+            rerun_points.append(int(np.searchsorted(self.points, position(at))))
+            heights.append(self._height(edit, here, at))
+        return Option(
+            killed=killed,
+            holds=held,
+            points=points,
+            changes=changes,
+            rerun_points=np.array(rerun_points, np.int64),
+            heights=np.array(heights, np.float64),
+        )
+
+    def _height(self, edit: Edit, here: Array, at: int) -> float:
+        """The most bytes above the curve while what runs again after a tick runs."""
+        births = edit.births
+        dies = here & (tick_of(births.end) == at)
+        gone = (edit.hold_end > position(at)) & (edit.hold_end < position(at + 1)) & (edit.hold_pack < 0)
+        when = np.concatenate([births.born[here], births.end[dies], edit.hold_end[gone]])
+        sizes = self.timeline.blocks.nbytes[edit.hold_block[gone]]
+        change = np.concatenate([births.nbytes[here], -births.nbytes[dies], -sizes])
+        order = np.lexsort((change, when))  # deaths first where both come at one position
+        return float(np.cumsum(change[order]).max(initial=0))
+
+    def _constant(self, touched: Array) -> Array:
+        """Births of all blocks and deaths of those whose end never changes, by instant."""
+        t = self.timeline
+        size = len(self.points) + 1
+        born = self._point(position(t.blocks.born))
+        delta = np.bincount(born, weights=t.blocks.nbytes, minlength=size)
+        fixed = ~touched
+        ends = self._point(position(t.ends[fixed]))
+        delta -= np.bincount(ends, weights=t.blocks.nbytes[fixed], minlength=size)
+        return np.asarray(delta)
