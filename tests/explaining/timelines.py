@@ -125,6 +125,7 @@ class Script:
                 "exit": leave,
                 "arguments": arguments,
                 "hooked": 1,
+                "extras": 0,
             }
         )
         return len(self.calls) - 1

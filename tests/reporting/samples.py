@@ -384,6 +384,7 @@ def timeline() -> Timeline:
             exit=nothing,
             arguments=empty_rows,
             hooked=nothing.astype(bool),
+            extras=nothing.astype(np.int32),
         ),
         ops=Ops(
             name=nothing,

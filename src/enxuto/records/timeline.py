@@ -172,6 +172,7 @@ class Call:
     exit: int
     arguments: tuple[int, ...]
     hooked: bool
+    extras: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -185,6 +186,7 @@ class Calls(Columns[Call]):
     exit: np.ndarray
     arguments: Ragged
     hooked: np.ndarray
+    extras: np.ndarray
 
     def row(self, index: int) -> Call:
         return Call(
@@ -195,6 +197,7 @@ class Calls(Columns[Call]):
             exit=int(self.exit[index]),
             arguments=self.arguments[index],
             hooked=bool(self.hooked[index]),
+            extras=int(self.extras[index]),
         )
 
 

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+import msgspec
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.checkpoint import (
@@ -26,11 +29,22 @@ from torch.utils.checkpoint import (
 
 from .. import _torch_private as private
 from ..errors import UsageError
-from ..records import Checkpoint, Timeline
+from ..records import CATEGORY_CODE, Category, Checkpoint, Timeline
 from .edits import NOTHING, Edit, joined
-from .regions import PRODUCTS, Lives, Refused, Region, in_forward, products, recomputation, region_of
+from .regions import (
+    PRODUCTS,
+    Lives,
+    Refused,
+    Region,
+    check_kept,
+    in_forward,
+    products,
+    recomputation,
+    region_of,
+)
 
 _MOST_IN_GROUP = 4
+_SCRATCH = CATEGORY_CODE[Category.SCRATCH]
 _WORTH_RATIO = 1 / 2000  # of the peak: what saves less is not worth a region
 
 
@@ -40,6 +54,7 @@ class Candidate:
 
     action: Checkpoint
     parts: tuple[tuple[Region, Edit], ...]  # one for each time the modules are called
+    inside: tuple[Checkpoint, ...] = ()  # the actions within its regions
 
     @property
     def edit(self) -> Edit:
@@ -99,7 +114,7 @@ def candidate(
             lives, region, kept=kept, random=action.random, nested=joined(nested) if nested else NOTHING
         )
         parts.append((region, edit))
-    return Candidate(action, tuple(parts))
+    return Candidate(action, tuple(parts), tuple(a for c in inside for a in (c.action, *c.inside)))
 
 
 def calls_by_path(timeline: Timeline) -> dict[str, list[int]]:
@@ -128,31 +143,156 @@ def regions_of(lives: Lives, calls: dict[str, list[int]], action: Checkpoint) ->
     return [region_of(lives.timeline, row) for row in rows]
 
 
-def draws_random_numbers(timeline: Timeline, lives: Lives, regions: Sequence[Region]) -> bool:
+def find(timeline: Timeline) -> Found:
+    """Every checkpoint worth considering in this step, and the modules that cannot have one, with the reason.
+
+    Single module calls at any depth; neighbours that run one after the other, as one region; regions that keep
+    some of their products; and large regions with all their parts checkpointed inside them.
+    """
+    lives = Lives(timeline)
+    calls = {path: ids for path, ids in calls_by_path(timeline).items() if path}
+    found = Found([], [])
+    worth = timeline.peak * _WORTH_RATIO
+    for modules in [*((path,) for path in calls), *_neighbours(timeline, calls)]:
+        alone = len(modules) == 1
+        try:
+            whole = _candidate_of(lives, calls, modules)
+        except Refused as reason:
+            if alone:
+                found.refused.append((modules[0], str(reason)))
+            continue
+        if whole is None or freed_bytes(lives, whole.edit) < worth:
+            continue
+        found.candidates.append(whole)
+        found.candidates.extend(_keeping_products(lives, whole))
+    found.candidates.extend(list(_with_parts_inside(lives, found.candidates)))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What `find` found: candidates, and (module, reason) of those that cannot be one."""
+
+    candidates: list[Candidate]
+    refused: list[tuple[str, str]]
+
+
+def _candidate_of(lives: Lives, calls: dict[str, list[int]], modules: tuple[str, ...]) -> Candidate | None:
+    action = Checkpoint(modules=modules)
+    regions = regions_of(lives, calls, action)
+    if not any(len(lives.saves_packed(region.enter, region.exit)) for region in regions):
+        return None
+    if draws_random_numbers(lives, regions):
+        action = msgspec.structs.replace(action, random=True)
+    return candidate(lives, action, regions)
+
+
+def _neighbours(timeline: Timeline, calls: dict[str, list[int]]) -> Iterator[tuple[str, ...]]:
+    """Runs of 2 to 4 modules that are called one after the other by the same module."""
+    children: dict[int, list[int]] = {}
+    for call in sorted(call for ids in calls.values() for call in ids):
+        children.setdefault(int(timeline.calls.parent[call]), []).append(call)
+    seen: set[tuple[str, ...]] = set()
+    for siblings in children.values():
+        for size in range(2, _MOST_IN_GROUP + 1):
+            for start in range(len(siblings) - size + 1):
+                modules = tuple(timeline.module_of(call) for call in siblings[start : start + size])
+                if modules not in seen and len(set(modules)) == size:
+                    seen.add(modules)
+                    yield modules
+
+
+def _keeping_products(lives: Lives, whole: Candidate) -> Iterator[Candidate]:
+    """The same regions with some products kept: all that may be, or the half that cost most per byte."""
+    t = lives.timeline
+    ordinals: list[tuple[float, int]] = []
+    region, edit = whole.parts[0]
+    for ordinal, op in enumerate(products(t, lives, region).tolist()):
+        if t.ops.tick[op] >= edit.reruns[0].stop or _draws(t, op):
+            continue
+        outputs = np.flatnonzero((t.blocks.op == op) & (t.blocks.category != _SCRATCH))
+        nbytes = int(t.blocks.nbytes[outputs].sum())
+        try:
+            check_kept(lives, outputs, region)
+        except Refused:
+            continue
+        ordinals.append((t.ops.flops[op] / max(nbytes, 1), ordinal))
+    ordinals.sort(reverse=True)
+    for count in sorted({len(ordinals), (len(ordinals) + 1) // 2}, reverse=True):
+        if count:
+            keep = tuple(sorted(ordinal for _, ordinal in ordinals[:count]))
+            with contextlib.suppress(Refused):
+                yield candidate(lives, msgspec.structs.replace(whole.action, keep=keep), whole.regions)
+
+
+def _with_parts_inside(lives: Lives, candidates: Sequence[Candidate]) -> Iterator[Candidate]:
+    """Regions of several parts with each part a region again: the lowest peaks, at the highest cost."""
+    plain = [c for c in candidates if not c.action.keep and len(c.action.modules) == 1 and len(c.parts) == 1]
+    for outer in candidates:
+        if outer.action.keep or len(outer.parts) > 1:
+            continue
+        inside = _largest_inside(outer, plain)
+        if len(inside) > 1:
+            with contextlib.suppress(Refused):
+                yield candidate(lives, outer.action, outer.regions, inside)
+
+
+def _largest_inside(outer: Candidate, plain: Sequence[Candidate]) -> list[Candidate]:
+    (region,) = outer.regions
+    within = [c for c in plain if c.regions[0] in region]
+    return [c for c in within if not any(c.regions[0] in other.regions[0] for other in within)]
+
+
+def freed_bytes(lives: Lives, edit: Edit) -> int:
+    """Bytes that an edit no longer keeps between the forward and what runs again."""
+    t = lives.timeline
+    gone = np.unique(t.saves.block[edit.dropped])
+    kept = np.ones(len(t.saves), bool)
+    kept[edit.dropped] = False
+    gone = gone[~lives.static[gone] & ~np.isin(gone, edit.hold_block)]
+    gone = gone[~np.isin(gone, t.saves.block[kept])]
+    return int(t.blocks.nbytes[gone].sum())
+
+
+def draws_random_numbers(lives: Lives, regions: Sequence[Region]) -> bool:
     """Whether an op in the regions asks a generator.
 
     Raises:
         Refused: it asks a generator of the user's own, whose state torch does not restore.
     """
-    drawn = False
-    for region in regions:
-        for op in lives.ops_within(region.enter, region.exit).tolist():
-            name = timeline.text(int(timeline.ops.name[op]))
-            if not _is_random(name):
-                continue
-            signature = timeline.signatures[timeline.ops.signature[op]]
-            if '"Generator"' in signature:
-                raise Refused("it draws from a generator of its own, whose state would not be restored")
-            drawn = True
-    return drawn
+    t = lives.timeline
+    drawing = [op for r in regions for op in lives.ops_within(r.enter, r.exit).tolist() if _draws(t, op)]
+    if any('"Generator"' in t.signatures[t.ops.signature[op]] for op in drawing):
+        raise Refused("it draws from a generator of its own, whose state would not be restored")
+    return bool(drawing)
+
+
+def _draws(timeline: Timeline, op: int) -> bool:
+    """Whether an op draws random numbers; attention without dropout does not."""
+    name = timeline.text(int(timeline.ops.name[op]))
+    place = _dropout_argument(name)
+    if not _is_random(name) or place < 0:
+        return _is_random(name)
+    arguments = json.loads(timeline.signatures[timeline.ops.signature[op]])[1]
+    return place < len(arguments) and bool(arguments[place])
+
+
+def _overload(name: str) -> Any:
+    op: Any = torch.ops
+    for part in name.split("."):
+        op = getattr(op, part, None)
+    return op
 
 
 @cache
 def _is_random(name: str) -> bool:
-    op: Any = torch.ops
-    for part in name.split("."):
-        op = getattr(op, part, None)
-    return torch.Tag.nondeterministic_seeded in getattr(op, "tags", ())
+    return torch.Tag.nondeterministic_seeded in getattr(_overload(name), "tags", ())
+
+
+@cache
+def _dropout_argument(name: str) -> int:
+    arguments = [a.name for a in _overload(name)._schema.arguments] if _is_random(name) else []
+    return arguments.index("dropout_p") if "dropout_p" in arguments else -1
 
 
 def _all_inside(inner: Sequence[Region], outer: Sequence[Region]) -> bool:

@@ -253,6 +253,7 @@ def _calls(timeline: Timeline, edit: Edit, clock: _Clock) -> tuple[Calls, Array,
         exit=np.array([leave for _, leave, *_ in sources], np.int64),
         arguments=_taken(c.arguments, source),
         hooked=c.hooked[source],
+        extras=c.extras[source],
     )
     old = np.array([ids[call, -1] for call in range(len(c))], np.int64)
     return calls, old, ids

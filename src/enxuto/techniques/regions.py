@@ -137,6 +137,12 @@ def _follow_directly(timeline: Timeline, before: int, after: int) -> None:
     (passed,) = c.arguments[after]
     if not c.enter[before] < timeline.blocks.born[passed] < c.exit[before]:
         raise Refused("the second does not take what the first returns")
+    if c.extras[before] != c.extras[after]:
+        raise Refused("they take different arguments besides the tensor that passes")
+    kept_for = int(c.exit[after]), int(timeline.blocks.natural[passed])
+    events = np.searchsorted(o.tick, kept_for), np.searchsorted(c.enter, kept_for)
+    if kept_for[1] > kept_for[0] and any(np.diff(found)[0] for found in events):
+        raise Refused("their caller keeps what passes between them")
 
 
 def products(timeline: Timeline, lives: Lives, region: Region) -> Array:
@@ -205,7 +211,7 @@ def recomputation(
     np.maximum.at(end, where[blocks[mine]], used[mine])
     skipped = np.isin(t.blocks.op[born], list(left_out))
     outputs = np.isin(t.blocks.op[born], list(kept)) & (t.blocks.category[born] != _SCRATCH)
-    _check_kept(lives, born[outputs], region)
+    check_kept(lives, born[outputs], region)
 
     in_use = np.full(len(t.blocks), rerun.end)  # the arguments, while and after this runs again
     np.maximum.at(in_use, blocks[~mine], used[~mine])
@@ -219,7 +225,9 @@ def recomputation(
     rows = list(zip(*(column.tolist() for column in columns), strict=True))
     entered = tick_of(nested.births.born[nested.births.of < 0])
     for tick in entered[(entered >= region.enter) & (entered <= stop)].tolist():
-        rows.append((-1, RANDOM_STATE, int(rerun.again(tick)), rerun.end))  # an inner region takes its own anew
+        rows.append(
+            (-1, RANDOM_STATE, int(rerun.again(tick)), rerun.end)
+        )  # an inner region takes its own anew
     if random:
         rows.append((-1, RANDOM_STATE, int(position(region.enter)), last))
         rows.append((-1, RANDOM_STATE, int(rerun.again(region.enter)), rerun.end))
@@ -286,7 +294,8 @@ def _check_repeatable(lives: Lives, region: Region, at: int) -> None:
         raise Refused(f"{_named(t, int(missing[0]))} is read without being an argument, and is gone by then")
 
 
-def _check_kept(lives: Lives, outputs: Array, region: Region) -> None:
+def check_kept(lives: Lives, outputs: Array, region: Region) -> None:
+    """Refuse outputs that cannot stand in for their op: changed in place, or alive outside the region."""
     t = lives.timeline
     if len(np.intersect1d(outputs, lives.written)):
         raise Refused("the output of a kept op is changed in place")

@@ -159,6 +159,7 @@ def _calls(recorder: Recorder, window: Window, block_ids: np.ndarray) -> tuple[C
         exit=_closed(recorder.c_exit, window.stop)[rows] - window.start,
         arguments=Ragged.of([_mapped(recorder.c_arguments[i], block_ids) for i in rows]),
         hooked=np.array(recorder.c_hooked, bool)[rows],
+        extras=np.array(recorder.c_extras, np.int32)[rows],
     )
     return calls, ids
 

@@ -123,6 +123,8 @@ class Recorder(private.TorchDispatchMode):
         self.c_exit: list[int] = []
         self.c_arguments: list[list[int]] = []
         self.c_hooked: list[bool] = []
+        self.c_extras: list[int] = []
+        self._extras: dict[tuple[Any, ...], int] = {((), ()): 0}
         # ops
         self.o_name: list[int] = []
         self.o_tick: list[int] = []
@@ -532,6 +534,9 @@ class Recorder(private.TorchDispatchMode):
         self.c_exit.append(_UNSET)
         self.c_arguments.append(arguments)
         self.c_hooked.append(self._hooked)
+        positions = tuple((i, id(a)) for i, a in enumerate(args) if not isinstance(a, Tensor))
+        names = tuple((k, _UNSET if isinstance(v, Tensor) else id(v)) for k, v in kwargs.items())
+        self.c_extras.append(self._extras.setdefault((positions, names), len(self._extras)))
         self._stack.append(call)
 
     def _call_ends(self) -> None:
