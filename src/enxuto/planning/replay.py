@@ -44,12 +44,14 @@ class Replay:
     edits: Sequence[Edit]
     options: list[Option] = field(init=False)
     points: Array = field(init=False)  # positions, ascending
-    _starts: Array = field(init=False)
-    _row_end: Array = field(init=False)
-    _always: Array = field(init=False)
-    _sizes: Array = field(init=False)
+    # the blocks whose end depends on the choice: their bytes, birth, and every reason for which each lives
+    sizes: Array = field(init=False)
+    born: Array = field(init=False)
+    starts: Array = field(init=False)  # of a block's rows in `row_end`
+    row_end: Array = field(init=False)  # the instant at which a reason ends
+    untouched: Array = field(init=False)  # bytes of all other blocks, at each instant
+    _always: Array = field(init=False)  # whether a reason is there without any option
     _base: Array = field(init=False)
-    _owner: Array = field(init=False)
 
     def __post_init__(self) -> None:
         t = self.timeline
@@ -60,10 +62,11 @@ class Replay:
         order = np.argsort(block, kind="stable")
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
-        self._owner, self._starts = np.unique(block[order], return_index=True)
-        self._row_end = self._point(end[order])
+        owner, self.starts = np.unique(block[order], return_index=True)
+        self.row_end = self._point(end[order])
         self._always = np.ones(len(order), bool)
-        self._sizes = t.blocks.nbytes[self._owner].astype(np.float64)
+        self.sizes = t.blocks.nbytes[owner].astype(np.float64)
+        self.born = self._point(position(t.blocks.born[owner]))
         self.options = []
         for edit, killed, held in zip(self.edits, killers, holders, strict=True):
             self._always[place[held]] = False
@@ -72,14 +75,16 @@ class Replay:
 
     def peak(self, chosen: Iterable[int]) -> int:
         """Bytes at the peak of the step with these edits (indices)."""
-        chosen = list(chosen)
+        return int(self.tops(list(chosen)).max(initial=0.0))
+
+    def tops(self, chosen: Sequence[int]) -> Array:
+        """Bytes alive at each of `points`, then at the highest instant of each rerun."""
         curve = self.curve(chosen)
-        most = curve.max(initial=0.0)
-        for index in chosen:
-            option = self.options[index]
-            if len(option.heights):
-                most = max(most, (curve[option.rerun_points] + option.heights).max())
-        return int(most)
+        options = [self.options[index] for index in chosen]
+        if not options:
+            return curve
+        heights = [curve[option.rerun_points] + option.heights for option in options]
+        return np.concatenate([curve, *heights])
 
     def curve(self, chosen: Sequence[int]) -> Array:
         """Bytes alive at each of `points`; what runs again stands on top, and is not in it."""
@@ -90,9 +95,9 @@ class Replay:
                 active[self.options[index].holds] = True
             for index in chosen:
                 active[self.options[index].killed] = False
-        if len(self._starts):
-            ends = np.maximum.reduceat(np.where(active, self._row_end, 0), self._starts)
-            delta = self._base - np.bincount(ends, weights=self._sizes, minlength=len(self._base))
+        if len(self.starts):
+            ends = np.maximum.reduceat(np.where(active, self.row_end, 0), self.starts)
+            delta = self._base - np.bincount(ends, weights=self.sizes, minlength=len(self._base))
         else:
             delta = self._base.copy()
         for index in chosen:
@@ -176,4 +181,6 @@ class Replay:
         fixed = ~touched
         ends = self._point(position(t.ends[fixed]))
         delta -= np.bincount(ends, weights=t.blocks.nbytes[fixed], minlength=size)
+        of_touched = np.bincount(self.born, weights=self.sizes, minlength=size)
+        self.untouched = np.cumsum(delta - of_touched)[:-1]
         return np.asarray(delta)
