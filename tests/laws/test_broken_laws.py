@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enxuto import Category, Phase, Timeline
-from enxuto.records import CATEGORY_CODE, PHASE_CODE, PhaseSpan, Ragged
+from enxuto.records import CATEGORY_CODE, PHASE_CODE, Holder, PhaseSpan, Ragged
 from enxuto.testing import check_timeline, random_timeline
 
 SIZES = st.integers(0, 120)
@@ -232,3 +232,21 @@ def test_a_block_resized_after_the_curve_is_caught() -> None:
 
     with pytest.raises(AssertionError, match=r"tick \d+: curve"):
         check_timeline(Remembers(**{field.name: getattr(larger, field.name) for field in fields(larger)}))
+
+
+def test_a_holder_holds_a_living_block_once_and_says_what_it_is() -> None:
+    block, tick = MADE, int(T.blocks.born[MADE])
+    holder = Holder(block=block, tick=tick, text="local variable `h` of forward() at net.py:7")
+    check_timeline(replace(T, holders=(holder,)))
+    for holders, message in (
+        ((replace(holder, block=len(T.blocks)),), f"holder 0: {len(T.blocks)} is no block"),
+        ((replace(holder, tick=tick - 1),), f"holder 0: block {block} is held by saves alone, or dead"),
+        (
+            (replace(holder, tick=int(T.blocks.natural[block])),),
+            f"holder 0: block {block} is held by saves alone, or dead",
+        ),
+        ((holder, holder), f"holder 1: block {block} has another at {tick}"),
+        ((replace(holder, text=""),), "holder 0: no text"),
+    ):
+        with pytest.raises(AssertionError, match=message):
+            check_timeline(replace(T, holders=holders))

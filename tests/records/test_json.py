@@ -46,6 +46,12 @@ def test_a_file_brings_back_the_same_timeline(tmp_path: Path) -> None:
     assert again.saves[2] == WHOLE.saves[2]
 
 
+def test_a_timeline_written_before_holders_were_known_is_read() -> None:
+    envelope = json.loads(WHOLE.to_json())
+    assert envelope["body"].pop("holders")
+    assert Timeline.from_json(json.dumps(envelope)) == replace(WHOLE, holders=())
+
+
 def test_a_device_comes_back_too() -> None:
     device = cpu_device()
     assert from_json(to_json(device), expect=Device) == device

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class Program:
                 holders[row] = index
         bounds = [*replay.starts.tolist(), len(replay.row_end)]
         self._of_block = []
-        for first, stop in zip(bounds, bounds[1:], strict=False):
+        for first, stop in pairwise(bounds):
             rows: list[tuple[int, frozenset[int] | int | None]] = []
             for row in range(first, stop):
                 reason: frozenset[int] | int | None = holders.get(row)

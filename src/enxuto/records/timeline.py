@@ -270,6 +270,15 @@ class Accumulation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """What held a block at a tick on the side of Python: `local variable `h` of forward() at model.py:41`."""
+
+    block: int
+    tick: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What was traced and how: said in every report, so that no number stands without its conditions."""
 
@@ -309,6 +318,7 @@ class Timeline:
     sites: tuple[Site, ...]
     signatures: tuple[str, ...]
     facts: Facts
+    holders: tuple[Holder, ...] = ()  # of large temporaries at the peak, those that were looked for and found
 
     @property
     def ends(self) -> Array:

@@ -66,6 +66,7 @@ def check_timeline(timeline: Timeline) -> None:
         _check_births,
         _check_scratch,
         _check_accumulations,
+        _check_holders,
         _check_curve,
         _check_facts,
     ):
@@ -297,6 +298,19 @@ def _check_accumulations(t: Timeline) -> None:
         )
         held = t.blocks.category[row.gradient] in _MAY_HOLD_GRADIENTS
         _claim(held, f"{where}: {row.gradient} is no gradient")
+
+
+def _check_holders(t: Timeline) -> None:
+    """A holder holds a block that is in its natural life at that tick; at most one a block and tick; in words."""
+    seen = set()
+    for number, row in enumerate(t.holders):
+        where = f"holder {number}"
+        _claim(0 <= row.block < len(t.blocks), f"{where}: {row.block} is no block")
+        alive = t.blocks.born[row.block] <= row.tick < t.blocks.natural[row.block]
+        _claim(bool(alive), f"{where}: block {row.block} is held by saves alone, or dead, at tick {row.tick}")
+        _claim((row.block, row.tick) not in seen, f"{where}: block {row.block} has another at {row.tick}")
+        _claim(bool(row.text), f"{where}: no text")
+        seen.add((row.block, row.tick))
 
 
 # -- sums ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..records import (
     Calls,
     Category,
     Facts,
+    Holder,
     Ops,
     Phase,
     PhaseSpan,
@@ -66,7 +68,7 @@ def random_timeline(
     save_rows = _saves(rng, clock, inner, block_rows, saves)
     _name_categories(rng, block_rows, save_rows["block"])
     ends = _ends(block_rows, save_rows)
-    return Timeline(
+    timeline = Timeline(
         world=World.DRY,
         ticks=clock.ticks,
         blocks=Blocks(**block_rows),
@@ -85,6 +87,7 @@ def random_timeline(
         signatures=_SIGNATURES,
         facts=Facts(workload=f"random {seed}", torch="none", batch_size=int(rng.integers(0, 9))),
     )
+    return replace(timeline, holders=_holders(timeline))
 
 
 _NAMES = (
@@ -293,6 +296,17 @@ def _used(rng: np.random.Generator, born: Array, ends: Array, ticks: Array) -> R
     order = np.argsort(row, kind="stable")
     offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(ticks)))]).astype(np.int64)
     return Ragged(offsets=offsets, values=block[order].astype(np.int64))
+
+
+def _holders(timeline: Timeline) -> tuple[Holder, ...]:
+    """What holds the first temporaries that are in their natural life at the peak."""
+    blocks, tick = timeline.blocks, timeline.peak_tick
+    temporary = np.isin(blocks.category, list(_TEMPORARY.values()))
+    held = np.flatnonzero(temporary & (blocks.born <= tick) & (tick < blocks.natural))
+    return tuple(
+        Holder(block=block, tick=tick, text=f"local variable `x{block}` of forward() at net.py:7")
+        for block in held[:3].tolist()
+    )
 
 
 def _accumulations(blocks: dict[str, Any], ends: Array) -> tuple[Accumulation, ...]:
