@@ -28,6 +28,7 @@ __all__ = [
     "DryCopies",
     "DryMode",
     "FakeTensor",
+    "PythonNode",
     "TorchDispatchMode",
     "UnsupportedFakeTensorException",
     "backward_node",
@@ -98,6 +99,9 @@ class DryCopies(FakeCopyMode):
             return func(*args, **(kwargs or {}))
         return super().__torch_function__(func, types, args, kwargs)
 
+
+#: The base of the nodes that a `torch.autograd.Function` makes; what its `ctx` is given stays on them.
+PythonNode: type = torch.autograd.function.BackwardCFunction
 
 _current_node: Callable[[], Any] = getattr(torch._C, "_current_autograd_node", lambda: None)
 _next_sequence: Callable[[], int] | None = getattr(torch._C._autograd, "_get_sequence_nr", None)

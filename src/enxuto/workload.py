@@ -27,8 +27,8 @@ class Workload:
         batch_size: the n that `batch()` gives, where known.
         name: what reports call this work.
         step: `step(model, optimizer, batch)` replaces the usual step (zero_grad, loss, backward, step), for
-            loops that accumulate, clip or keep gradients; it is then called once per recorded step, and what
-            it returns lives until the next, as a loop's `loss` does.
+            loops that accumulate, clip or keep gradients; it is then called once per recorded step, and
+            perhaps once more to look at the peak. What it returns lives until the next, as a `loss` does.
         grad: inference only: True runs it, `step` included, as a user who forgot `torch.no_grad()` would.
 
     Example:

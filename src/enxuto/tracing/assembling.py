@@ -83,8 +83,13 @@ def assemble(recorder: Recorder, window: Window, *, world: World, facts: Facts) 
     )
 
 
-def _blocks(recorder: Recorder, window: Window) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    nbytes = np.array(recorder.b_nbytes, np.int64)
+def rows_of(recorder: Recorder, window: Window) -> np.ndarray:
+    """The recorder's block behind each block of the window's Timeline."""
+    return np.flatnonzero(_lives(recorder, window)[2])
+
+
+def _lives(recorder: Recorder, window: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Birth and natural death of every block, and which of them live in the window."""
     born = np.array(recorder.b_born, np.int64)
     natural = _closed(recorder.b_natural, window.stop)
     ends = natural.copy()
@@ -96,13 +101,17 @@ def _blocks(recorder: Recorder, window: Window) -> tuple[dict[str, np.ndarray], 
     )
     np.maximum.at(ends, save_block[known], last_use[known])
 
-    kept = (born < window.stop) & (ends > window.start)
-    ids = _numbering(kept)
+    return born, natural, (born < window.stop) & (ends > window.start)
+
+
+def _blocks(recorder: Recorder, window: Window) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    born, natural, kept = _lives(recorder, window)
+    nbytes = np.array(recorder.b_nbytes, np.int64)
     before = born[kept] < window.start
     category = np.array(recorder.b_category, np.int64)
     phase = np.array(recorder.b_phase, np.int64)
     saved = np.zeros(len(nbytes), bool)
-    saved[save_block[known]] = True
+    saved[[block for block in recorder.s_block if block >= 0]] = True
     unnamed = category < 0
     category[unnamed & saved] = _SAVED
     unnamed &= ~saved
@@ -118,7 +127,7 @@ def _blocks(recorder: Recorder, window: Window) -> tuple[dict[str, np.ndarray], 
         "call": np.array(recorder.b_call, np.int64)[kept],
         "site": np.array(recorder.b_site, np.int64)[kept],
     }
-    return columns, ids
+    return columns, _numbering(kept)
 
 
 def _saves(recorder: Recorder, window: Window, block_ids: np.ndarray, call_ids: np.ndarray) -> Saves:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +29,7 @@ from .sites import SiteTable
 _NATURAL, _HELD, _LENT = range(3)  # what the death of a storage means: see _StorageRef
 _BACKWARD = PHASE_CODE[Phase.BACKWARD]
 _UNSET = -1
+_NONE_DUE: tuple[int, Callable[[], None]] = (_UNSET, lambda: None)
 
 
 class _StorageRef(weakref.ref[torch.UntypedStorage]):
@@ -152,6 +153,7 @@ class Recorder(private.TorchDispatchMode):
         self._paused = False
         self._hooked = True
         self._stack_of_contexts: contextlib.ExitStack | None = None
+        self._appointment = _NONE_DUE
 
     # -- what is there before the step ------------------------------------------------------------------
 
@@ -229,6 +231,20 @@ class Recorder(private.TorchDispatchMode):
             yield
         finally:
             self._paused = before
+
+    def call_at(self, tick: int, action: Callable[[], None]) -> None:
+        """Call something once, when the clock comes to a tick: before what the tick stands for happens."""
+        self._appointment = (tick, action)
+
+    def blocks_of(self, tensor: Tensor) -> list[int]:
+        """The known blocks behind a tensor."""
+        keys = map(private.storage_key, self._storages(tensor))
+        return [self._block_at[key] for key in keys if key in self._block_at]
+
+    @property
+    def module_paths(self) -> Mapping[int, str]:
+        """The path of every module of the model, by its `id`."""
+        return self._paths
 
     def enter_phase(self, phase: Phase) -> None:
         """Mark the clock: from here on, this phase."""
@@ -608,6 +624,10 @@ class Recorder(private.TorchDispatchMode):
     def _tick(self) -> int:
         clock = self.clock
         self.clock = clock + 1
+        due, action = self._appointment
+        if clock == due:
+            self._appointment = _NONE_DUE
+            action()
         return clock
 
     def _intern(self, text: str) -> int:

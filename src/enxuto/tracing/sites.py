@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -12,6 +13,7 @@ import torch
 from ..records import Site
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
+_TRACING = (str(Path(_PACKAGE) / "tracing"), str(Path(_PACKAGE) / "_torch_private.py"))
 _NETS = str(Path(_PACKAGE) / "architectures")  # the zoo's nets read like a user's model
 _TORCH = str(Path(torch.__file__).resolve().parent)
 _STANDARD = sysconfig.get_paths()["stdlib"]
@@ -34,24 +36,35 @@ class SiteTable:
     def here(self, depth: int = 1) -> int:
         """Index of the user's line that runs now, -1 if there is none."""
         frame: FrameType | None = sys._getframe(depth)
-        known = self._is_user
         while frame is not None:
             code = frame.f_code
-            user = known.get(code)
-            if user is None:
-                user = known[code] = _is_user(code.co_filename)
-            if user:
+            if self.is_user(code):
                 return self._intern(code, frame.f_lineno)
             if code in self._boundaries:
                 return -1
             frame = frame.f_back
         return -1
 
+    def frames(self, frame: FrameType | None = None) -> Iterator[FrameType]:
+        """The frames of the step that runs, innermost first, without those of the tracing itself."""
+        frame = frame or sys._getframe(1)
+        while frame is not None and frame.f_code not in self._boundaries:
+            if not frame.f_code.co_filename.startswith(_TRACING):
+                yield frame
+            frame = frame.f_back
+
+    def is_user(self, code: CodeType) -> bool:
+        """Whether this is the user's code, rather than torch's, ours or Python's."""
+        user = self._is_user.get(code)
+        if user is None:
+            user = self._is_user[code] = _is_user(code.co_filename)
+        return user
+
     def _intern(self, code: CodeType, line: int) -> int:
         index = self._index.get((code, line))
         if index is None:
             index = self._index[code, line] = len(self.rows)
-            self.rows.append(Site(file=_shorten(code.co_filename), line=line, function=code.co_name))
+            self.rows.append(Site(file=shorten(code.co_filename), line=line, function=code.co_name))
         return index
 
 
@@ -63,8 +76,8 @@ def _is_user(file: str) -> bool:
     return not file.startswith(_STANDARD) or any(part in file for part in _INSTALLED)
 
 
-def _shorten(file: str) -> str:
-    """Relative to the working folder, or to the folder that packages are installed in."""
+def shorten(file: str) -> str:
+    """A file's name relative to the working folder, or to the folder that packages are installed in."""
     path = Path(file)
     if path.is_relative_to(_PACKAGE):
         return str(Path("enxuto") / path.relative_to(_PACKAGE))

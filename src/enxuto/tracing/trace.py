@@ -19,6 +19,7 @@ from ..records import Category, Facts, Phase, Timeline, World
 from ..units import format_bytes
 from ..workload import Workload
 from .assembling import Window, assemble
+from .holders import Lookout
 from .recorder import Recorder
 from .worlds import Place, Stage, place_for, reason, untouched_globals
 
@@ -51,6 +52,9 @@ def trace(
         The Timeline of the last step. Where a dry run is impossible (the model reads values), the step ran on
         real CPU tensors instead, and `facts.dry_refused` says why.
 
+    The dry world runs one step more, up to the peak, where temporaries of 1 % of it or more stand there: it
+    looks for what holds them (`Timeline.holders`). A step that cannot be run again leaves a note.
+
     Raises:
         UserCodeError: the workload's own code raised; the cause has its traceback.
         UndecidableError: no dry trace is possible and a real one would not fit this machine.
@@ -75,7 +79,23 @@ def trace(
         assemble(recorded.recorder, w, world=recorded.place.world, facts=facts) for w in recorded.windows
     ]
     peaks = tuple(timeline.peak for timeline in timelines)
-    return replace(timelines[-1], facts=replace(facts, step_peaks=peaks))
+    timeline = replace(timelines[-1], facts=replace(facts, step_peaks=peaks))
+    return _with_holders(timeline, recorded.windows[-1], recorded.loop) if recorded.loop else timeline
+
+
+def _with_holders(timeline: Timeline, window: Window, loop: _Loop) -> Timeline:
+    """The Timeline with what holds its large temporaries; where one more step cannot tell, that is noted."""
+    lookout = Lookout(recorder=loop.recorder, window=window, timeline=timeline, model=loop.stage.model)
+    if not lookout.needed:
+        return timeline
+    try:
+        with untouched_globals():
+            holders = lookout.holders(lambda begin: loop.run(before=begin))
+    except Exception as error:
+        note = f"what holds the temporaries at the peak was not found: {reason(error)}"
+        facts = replace(timeline.facts, notes=(*timeline.facts.notes, note))
+        return replace(timeline, facts=facts)
+    return replace(timeline, holders=holders)
 
 
 def _world(world: World | str) -> World:
@@ -86,12 +106,42 @@ def _world(world: World | str) -> World:
         raise UsageError(f"world= takes {known}, not {world!r}") from None
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Loop:
+    """The step of a workload, run again and again under one recorder."""
+
+    work: Workload
+    place: Place
+    stage: Stage
+    recorder: Recorder
+    kept: Any = None  # a loop's `loss` lives until the next one takes its name
+
+    def run(self, steps: int = 1, *, before: Callable[[], None] = lambda: None) -> tuple[Window, ...]:
+        """Run some steps, `before` called ahead of each: the stretch of the recorder's clock of each."""
+        windows: list[Window] = []
+        gc.collect()
+        gc.disable()
+        try:
+            with self.place.running(), self.recorder:
+                for _ in range(steps):
+                    before()
+                    start = self.recorder.clock
+                    self.recorder.enter_phase(Phase.FORWARD)
+                    self.kept = _run_step(self.work, self.stage)
+                    self.recorder.adopt_gradients()
+                    windows.append(Window(start, self.recorder.clock))
+        finally:
+            gc.enable()
+        return tuple(windows)
+
+
 @dataclass(frozen=True, slots=True)
 class _Recorded:
     recorder: Recorder
     windows: tuple[Window, ...]
     place: Place
     notes: tuple[str, ...]
+    loop: _Loop | None  # to go on with, where that costs no memory: in the dry world
 
 
 def _record_or_fall_back(
@@ -152,22 +202,10 @@ def _record(work: Workload, place: Place, steps: int) -> _Recorded:
     recorder.adopt(stage.batch, Category.INPUT, "batch")
     if not any(True for _ in stage.model.parameters()) and work.training:
         raise UsageError(f"{work.name} has no parameters to train; give optimizer=None for inference")
-    gc.collect()
-    gc.disable()
-    windows: list[Window] = []
-    try:
-        with place.running(), recorder:
-            kept: Any = None
-            for _ in range(steps):
-                start = recorder.clock
-                recorder.enter_phase(Phase.FORWARD)
-                kept = _run_step(work, stage)  # a loop's `loss` lives until the next one takes its name
-                recorder.adopt_gradients()
-                windows.append(Window(start, recorder.clock))
-            del kept
-    finally:
-        gc.enable()
-    return _Recorded(recorder, tuple(windows), place, (*stage.notes, *sorted(recorder.notes)))
+    loop = _Loop(work=work, place=place, stage=stage, recorder=recorder)
+    windows = loop.run(steps)
+    notes = (*stage.notes, *sorted(recorder.notes))
+    return _Recorded(recorder, windows, place, notes, loop if recorder.dry else None)
 
 
 def _run_step(work: Workload, stage: Stage) -> Any:
