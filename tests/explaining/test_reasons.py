@@ -136,6 +136,29 @@ def test_what_nothing_reads_again_until_the_end_of_the_step(step: Step) -> None:
     )
 
 
+HELD = "local variable `h` of forward() at m.py:41"
+
+
+def test_a_temporary_names_the_python_variable_that_holds_it(step: Step) -> None:
+    idle, needed, last = (step.block(1, Category.TEMPORARY_FORWARD, 4, 16) for _ in range(3))
+    for block in (idle, needed, last):
+        step.hold(block, PEAK, HELD)
+    step.op("aten.mm", PEAK, reads=[last])
+    step.op("aten.mul", 13, reads=[needed], line=31)
+    assert (
+        step.why(idle)
+        == f"not read again: {HELD} keeps it until tick 16 (optimizer), after aten.mul (m.py:31)"
+    )
+    assert step.why(needed) == f"read again by aten.mul (m.py:31); held by {HELD}"
+    assert step.why(last) == f"read by the op at the peak for the last time; held by {HELD}"
+
+
+def test_what_held_a_block_at_another_tick_is_not_said(step: Step) -> None:
+    block = step.block(1, Category.OTHER, 4, 20)
+    step.hold(block, PEAK - 1, HELD)
+    assert step.why(block).startswith("not read again: a Python variable or the autograd graph keeps it")
+
+
 def test_scratch_is_the_workspace_of_its_op(step: Step) -> None:
     op = step.op("aten.convolution", PEAK)
     assert step.why(step.block(1, Category.SCRATCH, PEAK, PEAK + 1, op=op)) == "workspace of aten.convolution"

@@ -16,6 +16,7 @@ from enxuto.records import (
     Calls,
     Category,
     Facts,
+    Holder,
     Ops,
     Phase,
     PhaseSpan,
@@ -41,6 +42,7 @@ class Script:
     calls: list[dict[str, Any]] = field(default_factory=list)
     ops: list[dict[str, Any]] = field(default_factory=list)
     accumulations: list[Accumulation] = field(default_factory=list)
+    holders: list[Holder] = field(default_factory=list)
 
     def block(
         self,
@@ -133,6 +135,9 @@ class Script:
     def accumulate(self, tick: int, gradient: int, parameter: int = 0) -> None:
         self.accumulations.append(Accumulation(tick=tick, parameter=parameter, gradient=gradient))
 
+    def hold(self, block: int, tick: int, text: str) -> None:
+        self.holders.append(Holder(block=block, tick=tick, text=text))
+
     def timeline(self) -> Timeline:
         spans = self.spans or ((Phase.FORWARD, 0, self.ticks),)
         return Timeline(
@@ -148,6 +153,7 @@ class Script:
             sites=tuple(self.sites),
             signatures=("[]",),
             facts=self.facts,
+            holders=tuple(self.holders),
         )
 
     def _name(self, text: str) -> int:

@@ -34,6 +34,7 @@ def reasons(standing: Standing) -> list[str]:
         arguments=unreturned_arguments(standing),
         accumulated=_last_accumulations(standing.timeline),
         stepped=_stepped(standing),
+        holders={h.block: h.text for h in standing.timeline.holders if h.tick == standing.tick},
     )
     categories = standing.timeline.blocks.category[standing.blocks].tolist()
     return [
@@ -78,6 +79,7 @@ class _Explainer:
     arguments: dict[int, int]
     accumulated: dict[int, int]
     stepped: frozenset[int]
+    holders: dict[int, str]
 
     def why(self, category: Category, block: int) -> str:
         if category in _ALWAYS:
@@ -133,14 +135,17 @@ class _Explainer:
         standing = self.standing
         if standing.running and int(self._timeline.blocks.born[block]) == standing.tick:
             return "output of the op at the peak"
+        holder = self.holders.get(block, "")
+        held = f"; held by {holder}" if holder else ""
         if standing.next_read[block] >= 0:
-            return f"read again by {op_place(self._timeline, int(standing.next_read[block]))}"
+            return f"read again by {op_place(self._timeline, int(standing.next_read[block]))}{held}"
         if block in self.arguments:
             module = self._timeline.module_of(self.arguments[block]) or "the model"
             return f"argument of {module}, which has not returned"
         if standing.reads_now[block]:
-            return "read by the op at the peak for the last time"
-        return f"not read again: a Python variable or the autograd graph keeps it until {self._end(block)}"
+            return f"read by the op at the peak for the last time{held}"
+        keeper = holder or "a Python variable or the autograd graph"
+        return f"not read again: {keeper} keeps it until {self._end(block)}"
 
     def _end(self, block: int) -> str:
         """When a block goes, and the op that ran last before."""
