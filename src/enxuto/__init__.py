@@ -16,7 +16,19 @@ if TYPE_CHECKING:
     from .errors import EnxutoError
     from .explaining import difference as difference  # type: ignore[no-redef]
     from .explaining import explain as explain  # type: ignore[no-redef]
-    from .records import Category, Device, Difference, Explanation, Phase, Timeline, World, read, write
+    from .predicting import largest_batch
+    from .records import (
+        Category,
+        Device,
+        Difference,
+        Explanation,
+        LargestBatch,
+        Phase,
+        Timeline,
+        World,
+        read,
+        write,
+    )
     from .reporting import to_html, to_text, write_html
     from .targets import resolve
     from .tracing import trace  # type: ignore[no-redef]
@@ -31,12 +43,14 @@ _HOMES = {
     "Difference": "records",
     "EnxutoError": "errors",
     "Explanation": "records",
+    "LargestBatch": "records",
     "Phase": "records",
     "Timeline": "records",
     "Workload": "workload",
     "World": "records",
     "difference": "explaining",
     "explain": "explaining",
+    "largest_batch": "predicting",
     "read": "records",
     "resolve": "targets",
     "to_html": "reporting",
@@ -53,12 +67,14 @@ __all__ = [
     "Difference",
     "EnxutoError",
     "Explanation",
+    "LargestBatch",
     "Phase",
     "Timeline",
     "Workload",
     "World",
     "difference",
     "explain",
+    "largest_batch",
     "read",
     "resolve",
     "to_html",

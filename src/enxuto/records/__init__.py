@@ -19,6 +19,7 @@ from .explanation import (
     Share,
     SiteShare,
 )
+from .largest import LargestBatch, TracedPeak
 from .plan import (
     Action,
     Budget,
@@ -101,6 +102,7 @@ __all__ = [
     "HostAllocator",
     "InferenceMode",
     "Instant",
+    "LargestBatch",
     "Lever",
     "MicroBatches",
     "ModuleShare",
@@ -125,6 +127,7 @@ __all__ = [
     "SmallerBatch",
     "Status",
     "Timeline",
+    "TracedPeak",
     "World",
     "from_json",
     "intern",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..records import Difference, Explanation, Timeline
+from ..records import Difference, Explanation, LargestBatch, Timeline
 from . import fragment
 from .registry import FORMS, print_record, register, render, to_html, to_text, write_html
 
@@ -35,6 +35,12 @@ def _timeline_card(timeline: Timeline) -> RenderableType:
     return timeline_card(timeline)
 
 
+def _largest_batch_card(found: LargestBatch) -> RenderableType:
+    from .terminal import largest_batch_card
+
+    return largest_batch_card(found)
+
+
 def _explanation_page(explanation: Explanation) -> str:
     from .html import page
 
@@ -45,4 +51,5 @@ register(
     Explanation.kind, card=_explanation_card, page=_explanation_page, fragment=fragment.explanation_fragment
 )
 register(Difference.kind, card=_difference_card, fragment=fragment.difference_fragment)
+register(LargestBatch.kind, card=_largest_batch_card, fragment=fragment.largest_batch_fragment)
 register(Timeline.kind, card=_timeline_card, fragment=fragment.timeline_fragment)

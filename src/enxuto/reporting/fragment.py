@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from ..records import Category, Change, Difference, Explanation, Timeline
+from ..records import Category, Change, Difference, Explanation, LargestBatch, Timeline
 from ..units import format_bytes
 from . import rows, wording
 from .palette import SHADES, SURFACES
@@ -50,10 +50,7 @@ def explanation_fragment(explanation: Explanation) -> str:
 def timeline_fragment(timeline: Timeline) -> str:
     """The size of a Timeline and its peak by category, as a card."""
     receipt = rows.timeline_receipt(timeline)
-    pairs = "".join(
-        f'<tr><td style="{_LABEL}">{escape(name)}</td><td style="{_CELL}">{escape(value)}</td></tr>'
-        for name, value in rows.timeline_facts(timeline)
-    )
+    pairs = _pair_lines(rows.timeline_facts(timeline))
     body = "".join(_receipt_line(row, timeline.peak) for row in receipt)
     return _box(
         f"<div><strong>{escape(wording.plain(timeline.facts.workload))}</strong> "
@@ -74,6 +71,23 @@ def difference_fragment(difference: Difference) -> str:
         )
     return _box(
         f'<div><strong>{names}</strong></div><table style="{_TABLE}"><tr><th></th>{head}</tr>{body}</table>'
+    )
+
+
+def largest_batch_fragment(found: LargestBatch) -> str:
+    """The largest batch within a budget, as a card."""
+    return _box(
+        f"<div><strong>{escape(wording.plain(found.facts.workload))}</strong> "
+        f'<span style="{_MUTED}">{escape(wording.mode(found.facts))}</span></div>'
+        f'<table style="{_TABLE}">{_pair_lines(rows.largest_batch(found), wraps=True)}</table>'
+    )
+
+
+def _pair_lines(pairs: Sequence[tuple[str, str]], *, wraps: bool = False) -> str:
+    value_style = _LABEL if wraps else _CELL
+    return "".join(
+        f'<tr><td style="{_LABEL}">{escape(name)}</td><td style="{value_style}">{escape(value)}</td></tr>'
+        for name, value in pairs
     )
 
 

@@ -6,9 +6,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..records import CATEGORIES, Category, CurveSample, Explanation, Growth, Owner, PhaseSpan, Timeline
+from ..records import (
+    CATEGORIES,
+    Category,
+    CurveSample,
+    Explanation,
+    Growth,
+    LargestBatch,
+    Owner,
+    PhaseSpan,
+    Timeline,
+)
 from ..units import format_bytes
-from .wording import basis, counted, module_name, place
+from .wording import basis, counted, module_name, place, plain, scratch_note
 
 #: What a part of a row is of: a category, or None for bytes without one.
 Part = tuple[Category | None, int]
@@ -241,3 +251,42 @@ def timeline_facts(timeline: Timeline) -> list[tuple[str, str]]:
         ("ops", f"{len(timeline.ops):,}"),
         ("module calls", f"{len(timeline.calls):,}"),
     ]
+
+
+def largest_batch(found: LargestBatch) -> list[tuple[str, str]]:
+    """The largest batch within a budget and what shows it, as name and value; the notes come last."""
+    rows = [
+        ("budget", format_bytes(found.budget)),
+        ("largest batch size", f"{found.batch_size:,}" if found.fits else "none: nothing fits"),
+        ("its peak", _confirmed(found) if found.fits else ""),
+        ("by the line", "" if found.predicted is None else _by_line(found.predicted, found.peak)),
+        (f"at batch size {found.next_size:,}", _refuted(found)),
+        ("growth", _growth_of(found)),
+        ("traces", "batch sizes " + ", ".join(f"{run.batch_size:,}" for run in found.traces)),
+        ("kernel scratch", scratch_note(found.facts)),
+        ("no dry trace", plain(found.facts.dry_refused)),
+        ("torch", plain(found.facts.torch)),
+    ]
+    notes = (*found.facts.notes, *found.notes)
+    return [row for row in rows if row[1]] + [("note", plain(note)) for note in notes]
+
+
+def _by_line(predicted: int, peak: int) -> str:
+    if predicted == peak:
+        return "the same, from two smaller traces"
+    return f"{format_bytes(predicted)}, from two smaller traces: the traces decided"
+
+
+def _confirmed(found: LargestBatch) -> str:
+    spare = format_bytes(found.budget - found.peak)
+    return f"{format_bytes(found.peak)} {basis(found.world)}, {spare} to spare"
+
+
+def _refuted(found: LargestBatch) -> str:
+    over = format_bytes(found.next_peak - found.budget)
+    return f"{format_bytes(found.next_peak)} {basis(found.world)}, {over} over the budget"
+
+
+def _growth_of(found: LargestBatch) -> str:
+    fixed = f" beside {format_bytes(found.fixed)}" if found.fixed > 0 else ""
+    return f"{format_bytes(found.per_item)} per item{fixed}, between the traces nearest to the budget"

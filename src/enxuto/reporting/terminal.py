@@ -12,7 +12,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from ..records import Category, Change, CurveSample, Difference, Explanation, Owner, Timeline
+from ..records import Category, Change, CurveSample, Difference, Explanation, LargestBatch, Owner, Timeline
 from ..units import format_bytes, format_count
 from . import rows, wording
 from .palette import SHADES, SURFACES
@@ -49,6 +49,11 @@ def difference_card(difference: Difference) -> Card:
 def timeline_card(timeline: Timeline) -> Card:
     """The size of a Timeline and its peak by category."""
     return Card(lambda width: _timeline_parts(timeline))
+
+
+def largest_batch_card(found: LargestBatch) -> Card:
+    """The largest batch within a budget, with the traces on either side of it."""
+    return Card(lambda width: _largest_batch_parts(found))
 
 
 def _explanation_parts(explanation: Explanation, width: int) -> Iterator[RenderableType]:
@@ -269,6 +274,12 @@ def _timeline_parts(timeline: Timeline) -> Iterator[RenderableType]:
     peak = timeline.peak
     word = wording.basis_word(timeline.world)
     yield from _section(f"At the peak, {word}", _bars(rows.timeline_receipt(timeline), peak))
+
+
+def _largest_batch_parts(found: LargestBatch) -> Iterator[RenderableType]:
+    facts = found.facts
+    yield Text.assemble((wording.plain(facts.workload), _BOLD), (f"  {wording.mode(facts)}", _DIM))
+    yield _pairs(rows.largest_batch(found))
 
 
 def _sparkline(explanation: Explanation, width: int) -> Iterator[RenderableType]:
