@@ -17,7 +17,7 @@ import pytest
 import enxuto
 from enxuto import cli
 from enxuto.cli import main, progress
-from enxuto.records import Explanation, Timeline, read
+from enxuto.records import Explanation, LargestBatch, Timeline, read
 
 NET = """
 import torch, enxuto as ex
@@ -62,6 +62,23 @@ BAD = [
     (["explain", "--diff", "corrupt.json"], 2, "requires 2 arguments"),
     (["explain", "net.py:work", "--grad"], 2, "--grad goes with --inference"),
     (["report", "corrupt.json", "extra"], 2, "unexpected extra argument"),
+    # the largest batch
+    (["explain", "net.py:work", "--solve", "batch"], 2, "needs --budget SIZE"),
+    (["explain", "net.py:work", "--budget", "2GiB"], 2, "--budget goes with --solve batch"),
+    (["explain", "net.py:work", "--solve", "time", "--budget", "1"], 2, "Invalid value for '--solve'"),
+    (["explain", "net.py:work", "--solve", "batch", "--budget", "2 apples"], 2, "'2 apples' is no size"),
+    (
+        ["explain", "net.py:work", "--solve", "batch", "--budget", "1", "--batch", "3", "--html", "x"],
+        2,
+        "--solve batch finds the batch size: leave out --batch, --html",
+    ),
+    (
+        ["explain", "net.py:work", "--solve", "batch", "--budget", "1", "--world", "cpu"],
+        2,
+        "traces dry by itself: leave out --world",
+    ),
+    (["explain", "future.json", "--solve", "batch", "--budget", "1"], 2, "leave out --solve"),
+    (["explain", "--solve", "batch", "--budget", "1"], 2, "what shall be explained?"),
     # targets
     (["explain", "gone.py:work"], 2, "there is no file gone.py"),
     (["explain", "net.py:wrok"], 2, "did you mean work"),
@@ -197,6 +214,26 @@ def test_two_explanations_are_compared(net: Path, capsys: pytest.CaptureFixture[
     for arguments in (["explain", "--diff", "a.json", "b.json"], ["report", "d.json"], ["explain", "d.json"]):
         assert main(arguments) == 0
         assert "By category" in capsys.readouterr().out
+
+
+def test_the_largest_batch_within_a_budget(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    question = ["explain", "net.py:work", "--no-calibrate", "--solve", "batch", "--budget"]
+    assert main([*question, "2KiB", "--save", "l.json"]) == 0
+    out, err = capsys.readouterr()
+    found = read("l.json", expect=LargestBatch)
+    assert found.peak <= found.budget == 2048 < found.next_peak
+    assert re.search(rf"^largest batch size +{found.batch_size}$", out, re.MULTILINE)
+    assert err.endswith("wrote l.json\n")
+    assert main(["report", "l.json"]) == 0
+    assert capsys.readouterr().out == out
+
+    assert (
+        main([*question, "10", "--json"]) == 1
+    )  # 10 bytes: an answer, and the exit code of a budget not met
+    out, err = capsys.readouterr()
+    body = json.loads(out)["body"]
+    assert (body["batch_size"], body["next_size"]) == (0, 1)
+    assert "error" not in err
 
 
 def test_inference_has_the_other_gradient_mode_beside_it(

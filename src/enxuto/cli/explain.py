@@ -1,4 +1,4 @@
-"""`enxuto explain`: where the memory of one step goes, or what changed between two explanations."""
+"""`enxuto explain`: where the memory of one step goes, what changed between two, which batch fits a budget."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import typer
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from ..records import Difference, Explanation, Timeline
+    from ..records import Difference, Explanation, LargestBatch, Timeline
     from ..workload import Workload
 
 WorldName = Literal["dry", "cpu", "cuda"]
+Unknown = Literal["batch"]
 
 
 def explain(
@@ -36,6 +37,15 @@ def explain(
     no_calibrate: Annotated[
         bool, typer.Option("--no-calibrate", help="Do not measure kernel scratch that is not known yet.")
     ] = False,
+    solve: Annotated[
+        Unknown | None,
+        typer.Option(
+            help="Find the largest batch size within --budget instead; exit code 1 if not even 1 fits."
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="With --solve: 2GiB, 8GB, 500MiB or bytes.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")
     ] = False,
@@ -61,7 +71,10 @@ def explain(
         "--grad": grad,
         "--no-calibrate": no_calibrate,
         "--timeline": timeline is not None,
+        "--solve": solve is not None,
     }
+    if budget is not None and solve is None:
+        raise UsageError("--budget goes with --solve batch")
     record: Any
     output.check_writable(html, save, timeline)
     if diff is not None:
@@ -70,11 +83,23 @@ def explain(
     elif target.endswith(".json") and not target.startswith("hf:"):
         _refuse(f"{target} is a saved record, which is not run again", run_options)
         record = _saved(target)
+    elif solve is not None:
+        if world not in (None, "dry"):
+            raise UsageError("--solve batch traces dry by itself: leave out --world")
+        unused = {
+            "--batch": batch is not None,
+            "--html": html is not None,
+            "--timeline": timeline is not None,
+        }
+        _refuse("--solve batch finds the batch size", unused)
+        record = _largest_batch(target, budget, inference=inference, grad=grad, calibrate=not no_calibrate)
     else:
         run = _Run(world=world or "dry", calibrate=not no_calibrate)
         record = run.explained(target, batch, inference=inference, grad=grad, timeline=timeline)
     output.write_files(record, html=html, save=save)
     output.show(record, as_json=as_json)
+    if solve is not None and not record.fits:
+        raise typer.Exit(1)
 
 
 def _refuse(why: str, options: dict[str, bool]) -> None:
@@ -102,6 +127,22 @@ def _saved(file: str) -> Explanation | Difference:
     return explain(record)
 
 
+def _largest_batch(
+    target: str, budget: str | None, *, inference: bool, grad: bool, calibrate: bool
+) -> LargestBatch:
+    from ..units import parse_bytes
+    from .progress import progress
+
+    if budget is None:
+        raise UsageError("--solve batch needs --budget SIZE, for instance --budget 2GiB")
+    nbytes = parse_bytes(budget)
+    with progress() as say:
+        work = _workload(target, None, inference=inference, grad=grad)
+        from ..predicting import largest_batch
+
+        return largest_batch(work, nbytes, calibrate=calibrate, progress=say)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
     """How a target is traced."""
@@ -116,8 +157,6 @@ class _Run:
         from .output import write_timeline
         from .progress import progress
 
-        if not target:
-            raise UsageError("what shall be explained? Name a TARGET, for instance zoo:resnet18?batch=8")
         with progress() as say:
             work = _workload(target, batch, inference=inference, grad=grad)
             if timeline is None:
@@ -140,6 +179,8 @@ class _Run:
 
 
 def _workload(target: str, batch: int | None, *, inference: bool, grad: bool) -> Workload:
+    if not target:
+        raise UsageError("what shall be explained? Name a TARGET, for instance zoo:resnet18?batch=8")
     from ..targets import resolve
 
     work = resolve(target, batch=batch, inference=inference)
