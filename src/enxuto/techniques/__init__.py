@@ -16,3 +16,4 @@ __all__ = [
     "position",
     "tick_of",
 ]
+"""The levers on training memory, one file each."""
