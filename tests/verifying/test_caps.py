@@ -108,6 +108,14 @@ def test_a_failure_of_its_own_is_not_of_memory(how: Cap) -> None:
     assert failed.output == "so far\n"
 
 
+def test_a_crash_under_rlimit_data_is_said_to_be_undecided() -> None:
+    crashed = run("import os; os.kill(os.getpid(), 11)", how=Cap.RLIMIT_DATA)
+    if crashed.how is Cap.NONE:
+        pytest.skip(crashed.reason)
+    assert (crashed.died_of_memory, crashed.returncode) == (False, -11)
+    assert "cannot be told apart" in crashed.reason
+
+
 def test_time_runs_out_and_nothing_stays(how: Cap) -> None:
     began = time.monotonic()
     late = run("import time; print('here', flush=True); time.sleep(60)", timeout=1.0, how=how)
