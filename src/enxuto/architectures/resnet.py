@@ -95,6 +95,7 @@ class ResNet(nn.Module):
         block: the residual block to repeat.
         depths: blocks in each of the four stages.
         num_classes: number of output classes.
+        dropout: probability of dropping a feature before the classifier in training.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class ResNet(nn.Module):
         block: type[BasicBlock | Bottleneck],
         depths: tuple[int, int, int, int],
         num_classes: int = 1000,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         wide = block.expansion
@@ -114,6 +116,7 @@ class ResNet(nn.Module):
         self.layer3 = _stage(block, 128 * wide, 256, depths[2], stride=2)
         self.layer4 = _stage(block, 256 * wide, 512, depths[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = dropout
         self.fc = nn.Linear(512 * wide, num_classes)
         self.apply(_init_weights)
 
@@ -128,7 +131,8 @@ class ResNet(nn.Module):
         """
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
+        features = nn.functional.dropout(self.avgpool(x).flatten(1), self.dropout, self.training)
+        logits: Tensor = self.fc(features)
         return logits
 
 
@@ -161,11 +165,12 @@ def resnet18(num_classes: int = 1000) -> ResNet:
     return ResNet(BasicBlock, (2, 2, 2, 2), num_classes)
 
 
-def resnet50(num_classes: int = 1000) -> ResNet:
+def resnet50(num_classes: int = 1000, dropout: float = 0.0) -> ResNet:
     """ResNet-50 of bottleneck blocks, 25,557,032 parameters.
 
     Args:
         num_classes: number of output classes.
+        dropout: probability of dropping a feature before the classifier in training; the paper has none.
 
     Returns:
         A net from float [batch, 3, height, width] to logits [batch, num_classes].
@@ -173,4 +178,4 @@ def resnet50(num_classes: int = 1000) -> ResNet:
     Source:
         He et al., "Deep Residual Learning for Image Recognition", 2015, arXiv:1512.03385.
     """
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes)
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, dropout)

@@ -54,10 +54,12 @@ class UNet(nn.Module):
         channels: channels of the input image.
         classes: number of classes a pixel may have.
         width: channels at full resolution, doubled at each of three halvings.
+        dropout: probability of dropping a feature at the end of the contracting path in training.
     """
 
-    def __init__(self, channels: int = 3, classes: int = 2, width: int = 32) -> None:
+    def __init__(self, channels: int = 3, classes: int = 2, width: int = 32, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         self.stem = DoubleConv(channels, width)
         self.down1 = DoubleConv(width, 2 * width)
         self.down2 = DoubleConv(2 * width, 4 * width)
@@ -81,18 +83,21 @@ class UNet(nn.Module):
         half = self.down1(self.pool(full))
         quarter = self.down2(self.pool(half))
         x = self.down3(self.pool(quarter))
+        x = nn.functional.dropout(x, self.dropout, self.training)
         x = self.up1(self.up2(self.up3(x, quarter), half), full)
         logits: Tensor = self.head(x)
         return logits
 
 
-def unet(channels: int = 3, classes: int = 2, width: int = 32) -> UNet:
+def unet(channels: int = 3, classes: int = 2, width: int = 32, dropout: float = 0.0) -> UNet:
     """U-Net of 32, 64, 128 and 256 channels, 1,927,042 parameters at the defaults.
 
     Args:
         channels: channels of the input image.
         classes: number of classes a pixel may have.
         width: channels at full resolution, doubled at each of three halvings.
+        dropout: probability of dropping a feature at the end of the contracting path in training;
+            the paper does so there, without a rate.
 
     Returns:
         A net from float [batch, channels, height, width], both sides multiples of 8 pixels, to
@@ -102,4 +107,4 @@ def unet(channels: int = 3, classes: int = 2, width: int = 32) -> UNet:
         Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation",
         2015, arXiv:1505.04597; padding and batch norm are later practice.
     """
-    return UNet(channels, classes, width)
+    return UNet(channels, classes, width, dropout)

@@ -39,11 +39,13 @@ class Attention(nn.Module):
     Args:
         width: channels of a token.
         heads: number of attention heads.
+        dropout: probability of dropping an output in training.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
+        self.dropout = dropout
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
@@ -53,8 +55,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = nn.functional.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
-        return out
+        out = self.proj(mixed.transpose(1, 2).flatten(2))
+        return nn.functional.dropout(out, self.dropout, self.training)
 
 
 class MLP(nn.Module):
@@ -62,18 +64,20 @@ class MLP(nn.Module):
 
     Args:
         width: channels of a token; four times as many are hidden.
+        dropout: probability of dropping a hidden value or an output in training.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = dropout
         self.fc1 = nn.Linear(width, 4 * width)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, tokens, width] to the same shape."""
-        out: Tensor = self.fc2(self.act(self.fc1(x)))
-        return out
+        hidden = nn.functional.dropout(self.act(self.fc1(x)), self.dropout, self.training)
+        return nn.functional.dropout(self.fc2(hidden), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -82,14 +86,15 @@ class Block(nn.Module):
     Args:
         width: channels of a token.
         heads: number of attention heads.
+        dropout: dropout probability in training.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = _layer_norm(width)
-        self.attn = Attention(width, heads)
+        self.attn = Attention(width, heads, dropout)
         self.norm2 = _layer_norm(width)
-        self.mlp = MLP(width)
+        self.mlp = MLP(width, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, tokens, width] to the same shape."""
@@ -108,19 +113,28 @@ class VisionTransformer(nn.Module):
         width: channels of a token.
         depth: number of blocks.
         heads: attention heads of a block; divides width.
+        dropout: dropout probability in training.
     """
 
     def __init__(
-        self, num_classes: int, image_size: int, patch: int, width: int, depth: int, heads: int
+        self,
+        num_classes: int,
+        image_size: int,
+        patch: int,
+        width: int,
+        depth: int,
+        heads: int,
+        dropout: float,
     ) -> None:
         super().__init__()
         if image_size % patch:
             raise ValueError(f"patch {patch} does not divide image_size {image_size}")
         tokens = (image_size // patch) ** 2 + 1
+        self.dropout = dropout
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.zeros(1, tokens, width))
         self.patch_embed = PatchEmbedding(width, patch)
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(width, heads, dropout) for _ in range(depth)))
         self.norm = _layer_norm(width)
         self.head = nn.Linear(width, num_classes)
         self.apply(_init_weights)
@@ -139,6 +153,7 @@ class VisionTransformer(nn.Module):
         patches = self.patch_embed(images)
         first = self.cls_token.expand(patches.size(0), -1, -1)
         x = torch.cat([first, patches], dim=1) + self.pos_embed
+        x = nn.functional.dropout(x, self.dropout, self.training)
         x = self.norm(self.blocks(x))
         logits: Tensor = self.head(x[:, 0])
         return logits
@@ -152,13 +167,17 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def vit_small(num_classes: int = 1000, image_size: int = 224, patch: int = 16) -> VisionTransformer:
+def vit_small(
+    num_classes: int = 1000, image_size: int = 224, patch: int = 16, dropout: float = 0.0
+) -> VisionTransformer:
     """ViT-S: width 384, depth 12, 6 heads; 22,050,664 parameters at the defaults.
 
     Args:
         num_classes: number of output classes.
         image_size: side of the square input, in pixels.
         patch: side of a patch, in pixels; divides image_size.
+        dropout: dropout probability in training, after the positions and every dense layer but
+            those of queries, keys and values, as in appendix B.1 of the paper.
 
     Returns:
         A net from float [batch, 3, image_size, image_size] to logits [batch, num_classes].
@@ -167,4 +186,4 @@ def vit_small(num_classes: int = 1000, image_size: int = 224, patch: int = 16) -
         Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020, arXiv:2010.11929, in the small
         size of Touvron et al., 2020, arXiv:2012.12877.
     """
-    return VisionTransformer(num_classes, image_size, patch, width=384, depth=12, heads=6)
+    return VisionTransformer(num_classes, image_size, patch, width=384, depth=12, heads=6, dropout=dropout)
