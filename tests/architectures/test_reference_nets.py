@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -245,6 +246,41 @@ def test_gpt_drops_in_training_only() -> None:
     assert not torch.equal(model(tokens), model(tokens))
     model.eval()
     assert torch.equal(model(tokens), model(tokens))
+
+
+DROPPING = {
+    "resnet50": (resnet50, (2, 3, 32, 32)),
+    "unet": (unet, (2, 3, 16, 16)),
+    "vit_small": (partial(vit_small, image_size=32), (2, 3, 32, 32)),
+}
+each_dropping = pytest.mark.parametrize(("build", "shape"), DROPPING.values(), ids=DROPPING.keys())
+
+
+@each_dropping
+def test_dropout_drops_in_training_only(build: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model, images = build(dropout=0.5), torch.rand(shape)
+    assert not torch.equal(model(images), model(images))
+    model.eval()
+    assert torch.equal(model(images), model(images))
+
+
+@each_dropping
+def test_without_dropout_nothing_random_runs(build: Callable[..., nn.Module], shape: tuple[int, ...]) -> None:
+    model, images = build(), torch.rand(shape)
+    before = torch.get_rng_state()
+    model(images)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@each_dropping
+def test_dropout_takes_no_parameter_and_no_name(
+    build: Callable[..., nn.Module], shape: tuple[int, ...]
+) -> None:
+    with torch.device("meta"):
+        plain, dropping = build(), build(dropout=0.5)
+    assert plain.state_dict().keys() == dropping.state_dict().keys()
+    assert [*dict(plain.named_modules())] == [*dict(dropping.named_modules())]
 
 
 @pytest.mark.parametrize("build", [tiny_gpt, llama_tiny])
