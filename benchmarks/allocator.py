@@ -49,7 +49,7 @@ def true_peaks(work: Workload, *, steps: int = 3) -> Truth:
     finally:
         gc.enable()
     del kept
-    return Truth(static=static, steps=_step_peaks(recorded, static))
+    return Truth(static=static, steps=marked_peaks(recorded, static, _STEP))
 
 
 def run_step(work: Workload, model: Any, optimizer: Any, batch: Any) -> Any:
@@ -63,12 +63,13 @@ def run_step(work: Workload, model: Any, optimizer: Any, batch: Any) -> Any:
     return training_step(work.loss, model, optimizer, batch)
 
 
-def _step_peaks(recorded: Any, static: int) -> tuple[int, ...]:
+def marked_peaks(recorded: Any, static: int, *marks: str) -> tuple[int, ...]:
+    """The highest level in bytes from each mark, a `record_function` of one of these names, to the next one."""
     events = sorted(recorded.profiler.kineto_results.events(), key=lambda e: e.start_ns())
     peaks: list[int] = []
     level = static
     for event in events:
-        if event.name() == _STEP:
+        if event.name() in marks:
             peaks.append(level)
         elif event.name() == "[memory]":
             level += event.nbytes()

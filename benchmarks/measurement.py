@@ -1,0 +1,143 @@
+"""One training step of a net as it stands, measured: allocator peaks, FLOPs and gradients."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    _FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
+
+from benchmarks.allocator import marked_peaks, standing_bytes
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+
+_SEED = 1
+_PASSES = "enxuto: forward and backward"
+_UPDATE = "enxuto: optimizer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What one steady step took.
+
+    Args:
+        static: bytes of parameters, buffers, batch and optimizer state; part of both peaks.
+        peak: highest allocator level of forward and backward, in bytes.
+        optimizer_peak: highest allocator level of the optimizer's update, gradients included, in bytes.
+        flops: forward and backward, whatever is computed again included.
+        gradients: of each parameter that has one, from the first pass, seeded.
+        buffers: as they stood after that pass.
+    """
+
+    static: int
+    peak: int
+    optimizer_peak: int
+    flops: int
+    gradients: tuple[Tensor, ...]
+    buffers: tuple[Tensor, ...]
+
+
+def measured(model: nn.Module, loss: LossFunction, batch: Any) -> Measured:
+    """Train a net three times with AdamW: for its gradients, under the profiler, and counting FLOPs.
+
+    Args:
+        model: freshly built, and changed already by whatever is to be measured.
+        loss: `loss(model, batch)` gives the scalar to call `backward()` on.
+        batch: what `loss` takes.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    torch.manual_seed(_SEED)
+    loss(model, batch).backward()
+    gradients = tuple(p.grad.clone() for p in model.parameters() if p.grad is not None)
+    buffers = tuple(buffer.clone() for buffer in model.buffers())
+    optimizer.step()
+    static, peak, optimizer_peak = _peaks(model, optimizer, loss, batch)
+    return Measured(
+        static=static,
+        peak=peak,
+        optimizer_peak=optimizer_peak,
+        flops=_flops(model, loss, batch),
+        gradients=gradients,
+        buffers=buffers,
+    )
+
+
+def worst_difference(values: tuple[Tensor, ...], reference: tuple[Tensor, ...]) -> float:
+    """The largest difference of any tensor in units of its reference's largest value; 0.0 is bitwise equality.
+
+    Not a number anywhere, or a tensor too few, is infinitely far off.
+    """
+    if len(values) != len(reference):
+        return float("inf")
+    return max(map(_difference, values, reference), default=0.0)
+
+
+def _difference(value: Tensor, reference: Tensor) -> float:
+    if torch.equal(value, reference):
+        return 0.0
+    difference = float((value - reference).abs().max() / reference.abs().max())
+    return difference if difference < float("inf") else float("inf")  # nan is not below
+
+
+def _peaks(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: LossFunction, batch: Any
+) -> tuple[int, int, int]:
+    """Static bytes and the allocator's peaks of a step's two halves, once the optimizer's state stands."""
+    optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    gc.disable()
+    try:
+        static = standing_bytes(model, optimizer, batch)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            with record_function(_PASSES):
+                value = loss(model, batch)
+                value.backward()
+            with record_function(_UPDATE):
+                optimizer.step()
+        del value  # a user's loop holds the loss until then
+    finally:
+        gc.enable()
+    peak, optimizer_peak = marked_peaks(recorded, static, _PASSES, _UPDATE)
+    return static, peak, optimizer_peak
+
+
+def _flops(model: nn.Module, loss: LossFunction, batch: Any) -> int:
+    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    with _CountingCompiledCode(counter):
+        loss(model, batch).backward()
+    return counter.get_total_flops()
+
+
+class _CountingCompiledCode(_FlopCounterMode):
+    """FlopCounterMode's own mode, but one under which a compiled net does not fall back to eager code."""
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _attention_backward(
+    grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any
+) -> int:
+    return int(sdpa_backward_flop_count(grad, query, key, value))
+
+
+# torch has formulas for the attention kernels of GPUs alone.
+_CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
