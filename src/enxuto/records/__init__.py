@@ -65,6 +65,7 @@ from .timeline import (
     World,
     intern,
 )
+from .verdict import Check, Fitted, Outcome, Verdict
 
 __all__ = [
     "CATEGORIES",
@@ -85,6 +86,7 @@ __all__ = [
     "Category",
     "CategoryCurve",
     "Change",
+    "Check",
     "Checkpoint",
     "Columns",
     "Cost",
@@ -96,6 +98,7 @@ __all__ = [
     "Facts",
     "Figure",
     "Finding",
+    "Fitted",
     "FrontierPoint",
     "Growth",
     "Holder",
@@ -112,6 +115,7 @@ __all__ = [
     "Op",
     "Ops",
     "OptimizerInBackward",
+    "Outcome",
     "Owner",
     "Phase",
     "PhaseCost",
@@ -128,6 +132,7 @@ __all__ = [
     "Status",
     "Timeline",
     "TracedPeak",
+    "Verdict",
     "World",
     "from_json",
     "intern",

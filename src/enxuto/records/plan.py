@@ -68,9 +68,9 @@ class InferenceMode(msgspec.Struct, frozen=True, kw_only=True, tag="inference-mo
 
 
 class HostAllocator(msgspec.Struct, frozen=True, kw_only=True, tag="host-allocator"):
-    """The C library gives freed memory back at once; `kind` is "mallopt" or "jemalloc"."""
+    """The C library gives freed memory back at once; `kind` is "thresholds" or "jemalloc"."""
 
-    kind: str = "mallopt"
+    kind: str = "thresholds"
 
 
 class SmallerBatch(msgspec.Struct, frozen=True, kw_only=True, tag="smaller-batch"):

@@ -1,11 +1,13 @@
 """One file per lever on training memory: where it can act, what it changes in a Timeline, how it is applied."""
 
-from .edits import NOTHING, Births, Edit, Rerun, edited, joined, position, tick_of
+from .checkpointing import Candidate
+from .edits import NOTHING, Births, Edit, Rerun, edited, joined, position, rerun_ops, tick_of
 from .regions import Lives, Refused, Region
 
 __all__ = [
     "NOTHING",
     "Births",
+    "Candidate",
     "Edit",
     "Lives",
     "Refused",
@@ -14,6 +16,6 @@ __all__ = [
     "edited",
     "joined",
     "position",
+    "rerun_ops",
     "tick_of",
 ]
-"""The levers on training memory, one file each."""
