@@ -23,6 +23,8 @@ from torch._subclasses.fake_tensor import (
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
+from .errors import UsageError
+
 __all__ = [
     "DRY_REFUSALS",
     "DryCopies",
@@ -38,6 +40,7 @@ __all__ = [
     "observed_module_calls",
     "observed_rng_states",
     "pytree",
+    "refused_clipping",
     "storage_key",
     "suspended_saved_tensor_hooks",
     "tensor_sequence",
@@ -233,3 +236,26 @@ def suspended_saved_tensor_hooks(
     finally:
         pop()
         graph.disable_saved_tensors_hooks = disable
+
+
+@contextlib.contextmanager
+def refused_clipping(message: str) -> Iterator[None]:
+    """Raise a UsageError wherever gradients are clipped by norm or value, however the function was imported.
+
+    `torch.nn.utils.clip_grad_norm_` and `clip_grad_value_` look up module globals; those are replaced. Where
+    they are missing, nothing is watched.
+    """
+    clip = torch.nn.utils.clip_grad
+    watched = [n for n in ("_get_total_norm", "_group_tensors_by_device_and_dtype") if hasattr(clip, n)]
+    before = {name: getattr(clip, name) for name in watched}
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UsageError(message)
+
+    for name in watched:
+        setattr(clip, name, refuse)
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(clip, name, function)
