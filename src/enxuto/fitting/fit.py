@@ -1,0 +1,271 @@
+"""`fit`: the cheapest way to run a training step within a budget of bytes, applied and proved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..applying import applied_workload, apply
+from ..devices import ScratchTable, cpu_device
+from ..errors import EnxutoError, UsageError
+from ..planning import Base, Planner, Speeds
+from ..predicting import Scaling, mismatch
+from ..records import (
+    Action,
+    Budget,
+    Check,
+    EarlyRelease,
+    Fitted,
+    MicroBatches,
+    Numerics,
+    OneKernelStep,
+    OptimizerInBackward,
+    Outcome,
+    Plan,
+    Refusal,
+    SmallerBatch,
+    Timeline,
+    Verdict,
+)
+from ..techniques import Refused, early_release, micro_batches, optimizer_in_backward, optimizer_step
+from ..tracing import trace
+from ..units import parse_bytes
+from ..workload import Workload
+
+_MOST_PIECES = 16
+_DRAWN = 400  # instants of a curve that a picture shows
+
+
+def fit(
+    work: Workload,
+    budget: str | int | Budget,
+    *,
+    measure: bool = True,
+    scratch: ScratchTable | None = None,
+    calibrate: bool = True,
+    exact: bool = True,
+    target: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Fitted:
+    """Fit a training step into a budget.
+
+    Args:
+        work: what is trained; it is built anew, live objects are never involved.
+        budget: text ("2 GiB"), bytes, or a `Budget` with what else is allowed or fixed.
+        measure: run the step for real, plain and under the plan, and compare; False is a dry answer.
+        scratch, calibrate: as in `trace`.
+        exact: solve exactly too where there are few enough choices.
+        target: how a child process finds the work (`file.py:name`), for a run under a real memory limit.
+        progress: called with a line of text as the work goes on.
+
+    Returns:
+        A Fitted with `.plan` and `.verdict`. A budget that cannot be met is a plan with status INFEASIBLE, not
+        an exception.
+
+    Raises:
+        UsageError: the work does not train, or the budget is not understood.
+        UserCodeError: the workload's own code raised.
+    """
+    return Fit(work, scratch=scratch, calibrate=calibrate, exact=exact, progress=progress).within(
+        budget, measure=measure, target=target
+    )
+
+
+@dataclass(slots=True, eq=False)
+class Fit:
+    """One work, traced and searched once, and fitted into any number of budgets."""
+
+    work: Workload
+    scratch: ScratchTable | None = None
+    calibrate: bool = True
+    exact: bool = True
+    lossy: bool = False
+    progress: Callable[[str], None] | None = None
+    _planner: Planner | None = None
+
+    def within(
+        self, budget: str | int | Budget, *, measure: bool = True, target: str | None = None
+    ) -> Fitted:
+        """The plan for a budget, traced again and, with `measure`, run for real."""
+        asked = _budget(budget)
+        if Numerics.LOSSY in asked.allow and not self.lossy:
+            self.lossy, self._planner = True, None
+        plan = self.planner().plan(asked)
+        promised = self.planner().timeline(plan)
+        plain = self.planner().bases[0].timeline
+        checks = [self._traced_again(plan, promised)]
+        if measure and plan.fits:
+            checks += self._measured(plan, target)
+        else:
+            why = "not asked for" if plan.fits else "no plan fits, so nothing was run"
+            checks += [_not_checked(name, why) for name in ("memory", "gradients", "undo", "cap", "speed")]
+        verdict = Verdict(workload=self.work.name, torch=plan.torch, checks=tuple(checks))
+        return Fitted(plan=plan, verdict=verdict, before_curve=_drawn(plain), after_curve=_drawn(promised))
+
+    def planner(self) -> Planner:
+        """The planner over every base of this work."""
+        if self._planner is None:
+            bases, refused = self._bases()
+            self._planner = Planner(
+                bases, refused, Speeds.of(cpu_device()), exact=self.exact, progress=self.progress
+            )
+        return self._planner
+
+    def _traced(self, work: Workload) -> Timeline:
+        return trace(work, scratch=self.scratch, calibrate=self.calibrate, progress=self.progress)
+
+    def _bases(self) -> tuple[list[Base], list[Refusal]]:
+        work = self.work
+        if not work.training:
+            raise UsageError(
+                f"{work.name} is inference: fit plans training steps; `enxuto explain` shows what no_grad saves"
+            )
+        plain = self._traced(work)
+        if plain.facts.deaths != "natural":
+            raise UsageError(
+                f"{work.name} cannot run dry ({plain.facts.dry_refused}), and a plan needs a dry trace"
+            )
+        bases, refused = [Base(actions=(), timeline=plain)], []
+        for action, simulate in (
+            (EarlyRelease(), early_release.simulate),
+            (OptimizerInBackward(), optimizer_in_backward.simulate),
+        ):
+            try:
+                bases.append(Base(actions=(action,), timeline=simulate(plain)))
+            except Refused as reason:
+                refused.append(_refusal(action, str(reason)))
+        fused = self._fused(refused)
+        if fused is not None:
+            bases.append(Base(actions=(OneKernelStep(),), timeline=fused))
+        bases += self._in_pieces(plain, fused, refused)
+        if self.lossy:
+            bases += self._smaller(refused)
+        return bases, refused
+
+    def _fused(self, refused: list[Refusal]) -> Timeline | None:
+        action = OneKernelStep()
+        try:
+            assert self.work.optimizer is not None  # checked: this work trains
+            optimizer_step.check(self.work.optimizer(self.work.model().parameters()))
+            return self._traced(applied_workload(self.work, (action,)))
+        except Refused as reason:
+            refused.append(_refusal(action, str(reason)))
+        except EnxutoError as error:
+            refused.append(_refusal(action, f"it cannot be traced: {error}"))
+        return None
+
+    def _in_pieces(self, plain: Timeline, fused: Timeline | None, refused: list[Refusal]) -> list[Base]:
+        size = self.work.batch_size
+        action = MicroBatches(pieces=2)
+        if self.work.step is not None or size is None or size < 2:
+            reason = (
+                "the loop is the user's own" if self.work.step is not None else "the batch size is not known"
+            )
+            refused.append(_refusal(action, reason if size is None or self.work.step else "the batch is 1"))
+            return []
+        bases: list[Base] = []
+        counts = sorted(
+            {2**i for i in range(1, 5) if 2**i <= min(size, _MOST_PIECES)}
+            | ({size} if size <= _MOST_PIECES else set())
+        )
+        for pieces in counts:
+            sizes = micro_batches.sizes_of(size, pieces)
+            try:
+                micro_batches.check(plain)
+                for kind, whole in (((), plain), ((OneKernelStep(),), fused)):
+                    if whole is None:
+                        continue
+                    work = applied_workload(self.work, kind)
+                    steps = {n: self._traced(work.at_batch(n)) for n in set(sizes)}
+                    _check_in_batch(whole, steps[max(sizes)])
+                    simulated = micro_batches.simulate(whole, [steps[n] for n in sizes])
+                    bases.append(Base(actions=(*kind, MicroBatches(pieces=pieces)), timeline=simulated))
+            except (Refused, EnxutoError) as reason:
+                refused.append(_refusal(action, str(reason)))
+                break
+        return bases
+
+    def _smaller(self, refused: list[Refusal]) -> list[Base]:
+        bases: list[Base] = []
+        size = self.work.batch_size
+        while size is not None and size > 1 and len(bases) < 4:
+            size //= 2
+            # gradients of smaller batches are noisier: the rate falls with the batch (Goyal et al., 2017)
+            action = SmallerBatch(size=size, rate=size / (self.work.batch_size or size))
+            try:
+                bases.append(Base(actions=(action,), timeline=self._traced(self.work.at_batch(size))))
+            except EnxutoError as error:
+                refused.append(_refusal(action, str(error)))
+                break
+        return bases
+
+    def _traced_again(self, plan: Plan, promised: Timeline) -> Check:
+        """The plan applied and traced dry: any difference from the replay is a bug of ours."""
+        traced = self._traced(applied_workload(self.work, plan.actions))
+        same = _births(promised) == _births(traced) and promised.peak == plan.after.peak
+        return Check(
+            name="dry trace",
+            expected=float(plan.after.peak),
+            got=float(traced.peak),
+            tolerance=0.0,
+            unit="B",
+            outcome=Outcome.PASSED if same else Outcome.FAILED,
+            how="the step with the plan applied, traced again dry: every birth of the curve compared",
+        )
+
+    def _measured(self, plan: Plan, target: str | None) -> Sequence[Check]:
+        from ..verifying import verify
+
+        return verify(
+            plan, self.work, apply=apply, cap=target is not None, target=target, progress=self.progress
+        ).checks
+
+
+def _budget(budget: str | int | Budget) -> Budget:
+    if isinstance(budget, Budget):
+        asked = budget
+    else:
+        asked = Budget(bytes=parse_bytes(budget) if isinstance(budget, str) else budget)
+    if asked.bytes < 1:
+        raise UsageError(f"a budget must be at least 1 byte, not {asked.bytes}")
+    return asked
+
+
+def _check_in_batch(whole: Timeline, piece: Timeline) -> None:
+    """Refuse a work in which memory grows faster than the batch: its items see each other.
+
+    Raises:
+        Refused: naming the op.
+    """
+    if whole.facts.batch_size == piece.facts.batch_size or mismatch(whole, piece) is not None:
+        return
+    superlinear = Scaling(piece, whole).superlinear
+    if superlinear:
+        raise Refused(f"items of the batch see each other ({superlinear[0].op}): a loss within the batch")
+
+
+def _births(timeline: Timeline) -> tuple[list[int], list[int]]:
+    """Bytes and the curve at every birth, in order."""
+    b = timeline.blocks
+    rows = np.flatnonzero((b.nbytes > 0) & (b.born > 0))
+    rows = rows[np.argsort(b.born[rows], kind="stable")]
+    return b.nbytes[rows].tolist(), timeline.curve[b.born[rows]].tolist()
+
+
+def _drawn(timeline: Timeline) -> tuple[int, ...]:
+    """The curve as the most bytes in each of equally long stretches."""
+    curve = timeline.curve
+    edges = np.linspace(0, len(curve), min(_DRAWN, len(curve)) + 1).astype(int)
+    return tuple(int(curve[a:b].max()) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a)
+
+
+def _refusal(action: Action, reason: str) -> Refusal:
+    return Refusal(lever=str(type(action).__struct_config__.tag), reason=reason)
+
+
+def _not_checked(name: str, why: str) -> Check:
+    return Check(
+        name=name, expected=0.0, got=0.0, tolerance=0.0, unit="", outcome=Outcome.NOT_CHECKED, how=why
+    )

@@ -1,0 +1,364 @@
+"""The planner: one budget over all levers, from Timelines alone.
+
+A *base* is the step under levers that change its shape (pieces, where the optimizer runs); on each base every
+choice of checkpoints is searched by replay. The plan is the cheapest within the budget over all bases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..records import (
+    Action,
+    Budget,
+    Category,
+    Checkpoint,
+    Cost,
+    EarlyRelease,
+    FrontierPoint,
+    HostAllocator,
+    InferenceMode,
+    Lever,
+    MicroBatches,
+    Numerics,
+    Offload,
+    OneKernelStep,
+    OptimizerInBackward,
+    Plan,
+    Refusal,
+    SmallerBatch,
+    Status,
+    Timeline,
+)
+from ..techniques import edited, joined
+from ..techniques.checkpointing import find
+from ..units import format_bytes
+from .search import Explored, Point, explore
+from .times import Speeds, op_seconds
+
+NUMERICS: dict[type, Numerics] = {
+    Checkpoint: Numerics.IDENTICAL,
+    OptimizerInBackward: Numerics.IDENTICAL,
+    EarlyRelease: Numerics.IDENTICAL,
+    Offload: Numerics.IDENTICAL,
+    InferenceMode: Numerics.IDENTICAL,
+    HostAllocator: Numerics.IDENTICAL,
+    MicroBatches: Numerics.ROUNDING,
+    OneKernelStep: Numerics.ROUNDING,
+    SmallerBatch: Numerics.LOSSY,
+}
+_ORDER = [Numerics.IDENTICAL, Numerics.ROUNDING, Numerics.LOSSY]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """The step under some levers that are not searched by replay; the first is the plain one, without any."""
+
+    actions: tuple[Action, ...]
+    timeline: Timeline
+
+    @property
+    def numerics(self) -> Numerics:
+        """The furthest from identical of its actions."""
+        return max((NUMERICS[type(a)] for a in self.actions), key=_ORDER.index, default=Numerics.IDENTICAL)
+
+
+@dataclass(slots=True, eq=False)
+class Searched:
+    """A base and what its search found."""
+
+    base: Base
+    seconds: float
+    flops: int
+    explored: Explored
+
+    def total(self, point: Point) -> float:
+        """Predicted seconds of the step under a plan."""
+        return self.seconds + point.seconds
+
+
+@dataclass(slots=True, eq=False)
+class Planner:
+    """All plans of one work: searched once, asked for any number of budgets.
+
+    Args:
+        bases: the plain step first.
+        refused: levers that could not be tried, with reasons.
+        speeds: of the device that the time model is for.
+        exact: also solve exactly where there are few enough choices.
+        progress: called with a line of text now and then.
+    """
+
+    bases: Sequence[Base]
+    refused: Sequence[Refusal] = ()
+    speeds: Speeds = field(default_factory=Speeds)
+    exact: bool = True
+    progress: Callable[[str], None] | None = None
+    _searched: list[Searched] | None = None
+    _module_refusals: list[Refusal] | None = None
+
+    def plan(self, budget: Budget) -> Plan:
+        """The cheapest plan within a budget; a smaller budget never gives a higher peak or a cheaper plan."""
+        searched = [s for s in self.searched() if self._allowed(s.base, budget)]
+        plain = self.searched()[0]
+        choices = [(s, p) for s in searched for p in self._points(s, budget)]
+        slowest = budget.max_slowdown_ratio * plain.seconds or np.inf
+        fitting = [(s, p) for s, p in choices if p.peak <= budget.bytes and s.total(p) <= slowest + 1e-12]
+        if fitting:
+            chosen = min(fitting, key=lambda c: (c[0].total(c[1]), c[1].peak, len(c[0].base.actions)))
+        else:
+            chosen = min(choices, key=lambda c: (c[1].peak, c[0].total(c[1])))
+        gap = self._gap(searched, chosen, budget) if fitting else 0.0
+        status = Status.INFEASIBLE
+        if fitting:
+            status = Status.OPTIMAL if gap <= 1e-9 else Status.FEASIBLE
+        return self._written(budget, plain, chosen, status, gap, searched)
+
+    def searched(self) -> list[Searched]:
+        """Every base, searched; kept."""
+        if self._searched is None:
+            self._searched, self._module_refusals = [], []
+            for base in self.bases:
+                self._searched.append(self._search(base))
+        return self._searched
+
+    def timeline(self, plan: Plan) -> Timeline:
+        """The Timeline that a plan of this planner predicts."""
+        for searched in self.searched():
+            for point in searched.explored.points:
+                if (*searched.base.actions, *searched.explored.actions(point)) == plan.actions:
+                    candidates = searched.explored.candidates
+                    edit = joined(candidates[index].edit for index in point.chosen)
+                    return edited(searched.base.timeline, edit)
+        raise ValueError("this plan was made by another planner")
+
+    def _search(self, base: Base) -> Searched:
+        if self.progress is not None:
+            levers = " + ".join(_tag(action) for action in base.actions) or "the plain step"
+            self.progress(f"searching on {levers}")
+        found = find(base.timeline)
+        if not base.actions:
+            assert self._module_refusals is not None
+            self._module_refusals += _by_reason(found.refused)
+        seconds = op_seconds(base.timeline, self.speeds)
+        explored = explore(
+            base.timeline,
+            found.candidates,
+            seconds,
+            exact=self.exact and not base.actions,
+            progress=self.progress,
+        )
+        return Searched(base, float(seconds.sum()), int(base.timeline.ops.flops.sum()), explored)
+
+    def _allowed(self, base: Base, budget: Budget) -> bool:
+        return base.numerics in budget.allow and not any(_tag(a) in budget.fixed for a in base.actions)
+
+    def _points(self, searched: Searched, budget: Budget) -> list[Point]:
+        if "checkpoint" in budget.fixed:
+            return [point for point in searched.explored.points if not point.chosen]
+        return searched.explored.points
+
+    def _gap(self, searched: Sequence[Searched], chosen: tuple[Searched, Point], budget: Budget) -> float:
+        """How much cheaper a plan of these choices could be at most, as a share of the plain step's time."""
+        least = min(s.seconds + s.explored.bound(budget.bytes) for s in searched)
+        return max(0.0, chosen[0].total(chosen[1]) - least) / self.searched()[0].seconds
+
+    def _written(
+        self,
+        budget: Budget,
+        plain: Searched,
+        chosen: tuple[Searched, Point],
+        status: Status,
+        gap: float,
+        searched: Sequence[Searched],
+    ) -> Plan:
+        on, point = chosen
+        levers = self._levers(plain, on, point)
+        candidates = on.explored.candidates
+        extra = sum(candidates[i].edit.extra_flops(on.base.timeline) for i in point.chosen)
+        facts = plain.base.timeline.facts
+        holds: tuple[str, ...] = ()
+        if status is Status.INFEASIBLE:
+            edit = joined(candidates[i].edit for i in point.chosen)
+            holds = (*_held(edited(on.base.timeline, edit)), *self._would_help(budget))
+        replays = sum(s.explored.replays for s in self.searched())
+        solver = "greedy, replayed" if len(on.explored.bounds) < 2 else "greedy and HiGHS, replayed"
+        return Plan(
+            workload=facts.workload,
+            torch=facts.torch,
+            budget=budget,
+            status=status,
+            before=Cost(peak=plain.base.timeline.peak, flops=plain.flops, seconds=plain.seconds),
+            after=Cost(peak=point.peak, flops=on.flops + extra, seconds=on.total(point)),
+            levers=levers,
+            refused=self._refusals(budget, levers),
+            frontier=self._frontier(searched, plain, budget),
+            floor_holds=holds,
+            solver=f"{solver}: {replays} plans on {len(self.bases)} bases",
+            gap_ratio=gap,
+            notes=(f"time is predicted by a roofline; speeds {self.speeds.basis}",),
+        )
+
+    def _levers(self, plain: Searched, on: Searched, point: Point) -> tuple[Lever, ...]:
+        """One line for each action, in order: what the peak is before and after it, and what it costs."""
+        levers: list[Lever] = []
+        peak = plain.base.timeline.peak
+        known = {s.base.actions: s for s in self.searched()}
+        for count in range(1, len(on.base.actions) + 1):
+            part = known.get(on.base.actions[:count])
+            after = part.base.timeline.peak if part else on.base.timeline.peak
+            seconds = part.seconds if part else on.seconds
+            levers.append(self._lever(on.base.actions[count - 1], peak, after, seconds / plain.seconds, ""))
+            peak = after
+        candidates = on.explored.candidates
+        chosen = sorted(point.chosen, key=lambda i: candidates[i].regions[0].enter)
+        applied: list[int] = []
+        for index in chosen:
+            applied.append(index)
+            candidate = candidates[index]
+            after = _peak_with(on, applied)
+            flops = candidate.edit.extra_flops(on.base.timeline)
+            spent = self._seconds_of(on, [index]) / plain.seconds
+            why = f"{flops / max(plain.flops, 1):.2%} of the step's FLOPs run again"
+            for number, action in enumerate((candidate.action, *candidate.inside)):
+                before = peak if number == 0 else after
+                levers.append(self._lever(action, before, after, 1 + (spent if number == 0 else 0.0), why))
+            peak = after
+        return tuple(levers)
+
+    def _lever(self, action: Action, before: int, after: int, ratio: float, why: str) -> Lever:
+        change = before - after
+        said = f"the peak falls by {format_bytes(change)}" if change > 0 else "the peak moves elsewhere"
+        return Lever(
+            action=action,
+            title=title(action),
+            numerics=NUMERICS[type(action)],
+            peak_before=before,
+            peak_after=after,
+            slowdown_ratio=float(ratio),
+            why=f"{said}; {why}" if why else said,
+        )
+
+    def _seconds_of(self, on: Searched, chosen: Sequence[int]) -> float:
+        seconds = op_seconds(on.base.timeline, self.speeds)
+        from ..techniques import rerun_ops
+
+        return float(
+            sum(
+                seconds[rerun_ops(on.base.timeline, rerun)].sum()
+                for index in chosen
+                for rerun in on.explored.candidates[index].edit.reruns
+            )
+        )
+
+    def _refusals(self, budget: Budget, levers: Sequence[Lever]) -> tuple[Refusal, ...]:
+        taken = {_tag(lever.action) for lever in levers}
+        refused = [*self.refused, *(self._module_refusals or ())]
+        for searched in self.searched():
+            for action in searched.base.actions:
+                tag = _tag(action)
+                if tag in taken or any(r.lever == tag for r in refused):
+                    continue
+                if tag in budget.fixed:
+                    reason = "fixed by the user"
+                elif NUMERICS[type(action)] not in budget.allow:
+                    reason = f"{NUMERICS[type(action)].value} levers are not allowed by this budget"
+                else:
+                    reason = "not needed, or dearer than what was taken"
+                refused.append(Refusal(lever=tag, reason=reason))
+        if "checkpoint" not in taken and "checkpoint" in budget.fixed:
+            refused.append(Refusal(lever="checkpoint", reason="fixed by the user"))
+        return tuple(refused)
+
+    def _would_help(self, budget: Budget) -> tuple[str, ...]:
+        """What would have to be allowed for a plan within the budget, as far as the search knows."""
+        helpful = []
+        for searched in self.searched():
+            lowest = searched.explored.points[-1]
+            if lowest.peak <= budget.bytes and not self._allowed(searched.base, budget):
+                named = " + ".join(_tag(action) for action in searched.base.actions)
+                helpful.append(f"allowing {named} would bring it to {format_bytes(lowest.peak)}")
+        return tuple(helpful)
+
+    def _frontier(
+        self, searched: Sequence[Searched], plain: Searched, budget: Budget
+    ) -> tuple[FrontierPoint, ...]:
+        rows = sorted(
+            ((s.total(p), p.peak, s, p) for s in searched for p in self._points(s, budget)),
+            key=lambda row: row[:2],
+        )
+        points: list[FrontierPoint] = []
+        for seconds, peak, on, point in rows:
+            if not points or peak < points[-1].peak:
+                points.append(
+                    FrontierPoint(
+                        peak=peak,
+                        slowdown_ratio=seconds / plain.seconds,
+                        numerics=on.base.numerics,
+                        actions=(*on.base.actions, *on.explored.actions(point)),
+                    )
+                )
+        return tuple(points)
+
+
+def title(action: Action) -> str:
+    """An action in a few words."""
+    match action:
+        case Checkpoint(modules=modules, keep=keep):
+            named = modules[0] if len(modules) == 1 else f"{modules[0]} to {modules[-1]}, as one"
+            return f"{named} runs again, keeping {len(keep)} products" if keep else f"{named} runs again"
+        case MicroBatches(pieces=pieces):
+            return f"the batch in {pieces} pieces, one update"
+        case OptimizerInBackward():
+            return "each parameter updated inside the backward"
+        case OneKernelStep():
+            return "the optimizer's fused kernel"
+        case EarlyRelease():
+            return "gradients released right after the update"
+        case Offload(modules=modules):
+            return f"saved activations of {', '.join(modules)} wait in host memory"
+        case InferenceMode():
+            return "inference without gradient recording"
+        case HostAllocator(kind=kind):
+            return f"host allocator: {kind}"
+        case SmallerBatch(size=size):
+            return f"a true batch of {size}"
+
+
+def _tag(action: Action) -> str:
+    return str(type(action).__struct_config__.tag)
+
+
+def _peak_with(on: Searched, chosen: Sequence[int]) -> int:
+    candidates: Sequence[Any] = on.explored.candidates
+    return edited(on.base.timeline, joined(candidates[index].edit for index in chosen)).peak
+
+
+def _by_reason(refused: Sequence[tuple[str, str]]) -> list[Refusal]:
+    """One refusal for each reason, with the modules that it is about."""
+    modules: dict[str, list[str]] = {}
+    for module, reason in refused:
+        modules.setdefault(reason, []).append(module)
+    return [
+        Refusal(
+            lever=f"checkpoint of {', '.join(names[:3])}"
+            + (f" and {len(names) - 3} more" * (len(names) > 3)),
+            reason=reason,
+        )
+        for reason, names in modules.items()
+    ]
+
+
+def _held(timeline: Timeline) -> tuple[str, ...]:
+    """What is alive at the peak, by category, largest first."""
+    tick = timeline.peak_tick
+    parts: list[tuple[int, Category]] = [(int(c[tick]), k) for k, c in timeline.curves().items()]
+    return tuple(
+        f"{category.value}: {format_bytes(nbytes)}"
+        for nbytes, category in sorted(parts, key=lambda part: -part[0])
+        if nbytes
+    )
