@@ -56,9 +56,7 @@ def measured(model: nn.Module, loss: LossFunction, batch: Any) -> Measured:
         batch: what `loss` takes.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    torch.manual_seed(_SEED)
-    loss(model, batch).backward()
-    gradients = tuple(p.grad.clone() for p in model.parameters() if p.grad is not None)
+    gradients = _seeded_gradients(model, loss, batch)
     buffers = tuple(buffer.clone() for buffer in model.buffers())
     optimizer.step()
     static, peak, optimizer_peak = _peaks(model, optimizer, loss, batch)
@@ -72,6 +70,36 @@ def measured(model: nn.Module, loss: LossFunction, batch: Any) -> Measured:
     )
 
 
+def rounding_noise(model: nn.Module, loss: LossFunction, batch: Any, plain: Measured) -> tuple[float, ...]:
+    """How far each gradient moves when every weight moves by at most one unit in its last place.
+
+    Behind ReLU and batch norm that may be a fifth of the gradient, so that no fixed tolerance tells wrong from
+    rounded.
+
+    Args:
+        model: built as `plain` was; its weights are moved.
+        loss: as for `measured`.
+        batch: as for `measured`.
+        plain: what was measured with the weights as they are.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            steps = torch.randint(-1, 2, parameter.shape, generator=generator)
+            parameter.mul_(1 + steps * torch.finfo(parameter.dtype).eps)
+    return tuple(map(_difference, _seeded_gradients(model, loss, batch), plain.gradients))
+
+
+def beyond_noise(
+    values: tuple[Tensor, ...], reference: tuple[Tensor, ...], noise: tuple[float, ...]
+) -> float:
+    """The largest difference of any gradient in units of its own `rounding_noise`, taken as 1e-6 at least."""
+    if len(values) != len(reference):
+        return float("inf")
+    differences = map(_difference, values, reference)
+    return max((off / max(own, 1e-6) for off, own in zip(differences, noise, strict=True)), default=0.0)
+
+
 def worst_difference(values: tuple[Tensor, ...], reference: tuple[Tensor, ...]) -> float:
     """The largest difference of any tensor in units of its reference's largest value; 0.0 is bitwise equality.
 
@@ -80,6 +108,12 @@ def worst_difference(values: tuple[Tensor, ...], reference: tuple[Tensor, ...]) 
     if len(values) != len(reference):
         return float("inf")
     return max(map(_difference, values, reference), default=0.0)
+
+
+def _seeded_gradients(model: nn.Module, loss: LossFunction, batch: Any) -> tuple[Tensor, ...]:
+    torch.manual_seed(_SEED)
+    loss(model, batch).backward()
+    return tuple(p.grad.clone() for p in model.parameters() if p.grad is not None)
 
 
 def _difference(value: Tensor, reference: Tensor) -> float:

@@ -6,7 +6,9 @@
 Every net trains with dropout on. `peak` is the allocator's highest level in forward and backward, parameters,
 optimizer state and batch included; the optimizer's own peak stands apart. `extra` is what is computed again, in
 percent of the plain step's FLOPs. Gradients and batch norm's statistics after one seeded pass are compared with those
-of the untouched net: `identical` to the bit, equal but for `rounding`, or `WRONG`. The baselines are none; a
+of the untouched net: `identical` to the bit, equal but for `rounding`, or `WRONG`, each with the worst difference of a
+gradient in units of its largest value. What is rounding each net says itself: how far its gradients move when its
+weights move in their last place (ResNet-50's by a fifth, in some layers). The baselines are none; a
 checkpoint (`torch.utils.checkpoint`, not reentrant) around each block, or around every n-th; and on three nets torch's
 own `activation_memory_budget`, at 11 budgets with each of its solvers (`ilp` needs scipy).
 
@@ -30,7 +32,14 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.cpu_truth import RESULTS, machine
 from benchmarks.forks import Answer, in_a_fork
-from benchmarks.measurement import LossFunction, Measured, measured, worst_difference
+from benchmarks.measurement import (
+    LossFunction,
+    Measured,
+    beyond_noise,
+    measured,
+    rounding_noise,
+    worst_difference,
+)
 from benchmarks.memory_budget import BUDGETS, SOLVERS, Setting, sweep
 from benchmarks.workloads import classify, images, maps, next_token, tokens
 from enxuto.architectures import gpt, mobilenet_v2, resnet50, unet, vit_small
@@ -40,9 +49,11 @@ RESULT = RESULTS / "recompute.json"
 BATCH = 4
 NONE, EVERY_BLOCK, EVERY_NTH, TORCH = METHODS = "none", "every block", "every n-th block", "torch budget"
 STRIDES = (2, 3, 4, 6, 8, 12)
-ROUNDING = 1e-3
-"""Relative difference of gradients above which they are wrong. Measured: rounding stays below 1e-4, and what
-`activation_memory_budget` gets wrong is off by more than 0.1."""
+ROUNDING = 100.0
+"""Times its own rounding noise that a gradient may be off before it is called wrong: 1.8 at most and 17,000 at least
+were measured, with nothing between."""
+MOVED = 0.1
+"""Relative difference above which batch norm's statistics, or its count of batches, were updated twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +133,7 @@ class Row:
         static, peak, optimizer_peak: bytes, as `Measured` has them.
         flops: of the step; extra_flops: how many more than the plain step's.
         gradients, buffers: worst relative difference from the plain step's; 0.0 is equal to the bit.
+        beyond_noise: worst difference of a gradient in units of its rounding noise.
         graphs: what torch's partitioner made, as a digest; rows of equal graphs were measured once.
         failed: the exception in one line; empty where there are figures.
     """
@@ -139,6 +151,7 @@ class Row:
     extra_flops: int = 0
     gradients: float = 0.0
     buffers: float = 0.0
+    beyond_noise: float = 0.0
     graphs: str = ""
     failed: str = ""
 
@@ -152,7 +165,7 @@ class Row:
 
     @property
     def wrong(self) -> bool:
-        return self.gradients > ROUNDING
+        return self.beyond_noise > ROUNDING
 
 
 class Rows:
@@ -221,8 +234,7 @@ def measure_baselines(name: str, rows: Rows) -> None:
     if not missing:
         return
     net = NETS[name]
-    model, batch = net.ready()
-    reference = measured(model, net.loss, batch)
+    reference = Reference.of(net)
     for row in missing:
         if row.method != TORCH:
             rows.keep(row, in_a_fork(partial(_checkpointed, net, row, reference)))
@@ -237,21 +249,38 @@ def measure_baselines(name: str, rows: Rows) -> None:
         )
 
 
-def figures(model: nn.Module, loss: LossFunction, batch: Any, reference: Measured) -> Answer:
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The plain net's measurement, and how much of its gradients is noise."""
+
+    plain: Measured
+    noise: tuple[float, ...]
+
+    @classmethod
+    def of(cls, net: Net) -> Reference:
+        model, batch = net.ready()
+        plain = measured(model, net.loss, batch)
+        model, batch = net.ready()
+        return cls(plain, rounding_noise(model, net.loss, batch, plain))
+
+
+def figures(model: nn.Module, loss: LossFunction, batch: Any, reference: Reference) -> Answer:
     """The figures of a row: a fresh net as somebody changed it, beside the plain one."""
+    plain = reference.plain
     found = measured(model, loss, batch)
     return {
         "static": found.static,
         "peak": found.peak,
         "optimizer_peak": found.optimizer_peak,
         "flops": found.flops,
-        "extra_flops": found.flops - reference.flops,
-        "gradients": worst_difference(found.gradients, reference.gradients),
-        "buffers": worst_difference(found.buffers, reference.buffers),
+        "extra_flops": found.flops - plain.flops,
+        "gradients": worst_difference(found.gradients, plain.gradients),
+        "beyond_noise": beyond_noise(found.gradients, plain.gradients, reference.noise),
+        "buffers": worst_difference(found.buffers, plain.buffers),
     }
 
 
-def _checkpointed(net: Net, row: Row, reference: Measured) -> Answer:
+def _checkpointed(net: Net, row: Row, reference: Reference) -> Answer:
     model, batch = net.ready()
     if row.method != NONE:
         stride = 1 if row.method == EVERY_BLOCK else int(row.setting.removeprefix("n = "))
@@ -289,7 +318,7 @@ def line(row: Row) -> str:
     start = f"{row.method:18}{row.setting:36}"
     if row.failed:
         return f"{start}failed: {row.failed}"
-    numerics = _sameness(row.gradients) + (", statistics moved" if row.buffers > ROUNDING else "")
+    numerics = _sameness(row) + (", statistics moved" if row.buffers > MOVED else "")
     return f"{start}{_mib(row.peak):>10}{row.extra_percent:>+8.2f}%  {numerics}"
 
 
@@ -310,10 +339,10 @@ def _cell(row: Row | None) -> str:
     return f"{_mib(row.peak)} {row.extra_percent:+.2f}%{' WRONG' if row.wrong else ''}"
 
 
-def _sameness(difference: float) -> str:
-    if difference == 0:
+def _sameness(row: Row) -> str:
+    if row.gradients == 0:
         return "identical"
-    return f"{'WRONG' if difference > ROUNDING else 'rounding'} {difference:.1e}"
+    return f"{'WRONG' if row.wrong else 'rounding'} {row.gradients:.1e}"
 
 
 def _mib(nbytes: int) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.allocator import true_peaks
-from benchmarks.measurement import measured, worst_difference
+from benchmarks.measurement import beyond_noise, measured, rounding_noise, worst_difference
 from benchmarks.recompute import NETS, Row, baselines, budgets, cheapest
 from enxuto import Workload
 
@@ -99,6 +99,19 @@ def test_attention_counts_on_the_cpu() -> None:
     assert found.flops == linear + 2 * product + 5 * product
 
 
+def test_noise_tells_rounding_from_wrong() -> None:
+    plain = measured(stack(), square, BATCHED)
+    noise = rounding_noise(stack(), square, BATCHED, plain)
+    assert len(noise) == len(plain.gradients)
+    assert 0 < max(noise) < 1e-4
+
+    with torch.no_grad():
+        rounded = tuple(gradient.double().mul(1 + 1e-6).float() for gradient in plain.gradients)
+    assert 0 < beyond_noise(rounded, plain.gradients, noise) < 10
+    off_by_a_thousandth = (*plain.gradients[:-1], plain.gradients[-1] * 1.001)
+    assert beyond_noise(off_by_a_thousandth, plain.gradients, noise) > 100
+
+
 @pytest.mark.parametrize(
     ("value", "difference"),
     [([1.0, 2.0], 0.0), ([1.0, 2.5], 0.25), ([float("nan"), 2.0], float("inf"))],
@@ -120,7 +133,7 @@ def test_budgets_go_evenly_from_full_to_floor() -> None:
 
 def test_the_cheapest_row_is_right_before_it_is_cheap() -> None:
     row = Row(net="", parameters="", torch="", cpu="", method="m", setting="", peak=5, flops=10)
-    wrong = replace(row, gradients=0.5)
+    wrong = replace(row, gradients=0.5, beyond_noise=1e5)
     dear = replace(row, extra_flops=4)
     large = replace(row, peak=9)
     assert cheapest([wrong, dear, large], "m", 8) is dear
