@@ -55,5 +55,5 @@ def attempt(compute: Callable[[], Answer]) -> Answer:
     try:
         return compute()
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        return {"failed": f"{type(error).__name__}: {lines[0][:160] if lines else ''}"}
+        text = " ".join(str(error).split())  # a compiler's first line says only that another raised
+        return {"failed": f"{type(error).__name__}: {text}"[:200]}

@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import (
     FlopCounterMode,
     _FlopCounterMode,
+    conv_flop_count,
     sdpa_backward_flop_count,
     sdpa_flop_count,
 )
@@ -146,7 +147,7 @@ def _peaks(
 
 
 def _flops(model: nn.Module, loss: LossFunction, batch: Any) -> int:
-    counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
+    counter = FlopCounterMode(display=False, custom_mapping=_CORRECTED)
     with _CountingCompiledCode(counter):
         loss(model, batch).backward()
     return counter.get_total_flops()
@@ -170,8 +171,18 @@ def _attention_backward(
     return int(sdpa_backward_flop_count(grad, query, key, value))
 
 
-# torch has formulas for the attention kernels of GPUs alone.
-_CPU_ATTENTION = {
+def _convolution_backward(
+    grad: Any, images: Any, weight: Any, *rest: Any, out_shape: Any = None, **__: Any
+) -> int:
+    """Once the forward for the images' gradient and once for the weight's, where each is asked for."""
+    _bias, _stride, _padding, _dilation, transposed, _output_padding, _groups, asked = rest
+    return sum(asked[:2]) * int(conv_flop_count(images, weight, grad, transposed))
+
+
+# torch has formulas for the attention kernels of GPUs alone, and counts the weight's gradient of a depthwise
+# convolution as if its channels were not grouped.
+_CORRECTED = {
+    torch.ops.aten.convolution_backward: _convolution_backward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }

@@ -112,6 +112,16 @@ def test_noise_tells_rounding_from_wrong() -> None:
     assert beyond_noise(off_by_a_thousandth, plain.gradients, noise) > 100
 
 
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("convolution", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_convolution_s_gradients_cost_its_forward_twice(convolution: Any, groups: int) -> None:
+    images = torch.randn(2, 8, 6, 6, requires_grad=True)
+    model = convolution(8, 8, kernel_size=3, stride=2, padding=1, groups=groups)
+    pixels = 3 * 3 if convolution is nn.Conv2d else 6 * 6  # of the smaller side
+    forward = 2 * (2 * pixels) * (3 * 3) * (8 * 8 // groups)  # 2 FLOPs, images, kernel, pairs of channels
+    assert measured(model, square, images).flops == 3 * forward
+
+
 @pytest.mark.parametrize(
     ("value", "difference"),
     [([1.0, 2.0], 0.0), ([1.0, 2.5], 0.25), ([float("nan"), 2.0], float("inf"))],
