@@ -34,6 +34,7 @@ __all__ = [
     "TorchDispatchMode",
     "UnsupportedFakeTensorException",
     "backward_node",
+    "hook_saved_number",
     "is_traceable_wrapper_subclass",
     "node_sequence",
     "observed_backward",
@@ -43,6 +44,7 @@ __all__ = [
     "refused_clipping",
     "storage_key",
     "suspended_saved_tensor_hooks",
+    "takes_tensor",
     "tensor_sequence",
     "unwrapped",
 ]
@@ -107,6 +109,8 @@ class DryCopies(FakeCopyMode):
 PythonNode: type = torch.autograd.function.BackwardCFunction
 
 _current_node: Callable[[], Any] = getattr(torch._C, "_current_autograd_node", lambda: None)
+_OPTIONAL_TENSOR = torch._C.OptionalType(torch._C.TensorType.get())
+_SavedTensor: Any = getattr(torch._C._autograd, "SavedTensor", ())
 _next_sequence: Callable[[], int] | None = getattr(torch._C._autograd, "_get_sequence_nr", None)
 
 
@@ -120,6 +124,24 @@ def node_sequence(node: Any) -> int:
     number = getattr(node, "_sequence_nr", None)
     # AccumulateGrad nodes carry 2^64 - 1: they were made by no op
     return -1 if number is None or (value := number()) >= 2**63 else int(value)
+
+
+def takes_tensor(argument: Any) -> bool:
+    """Whether an argument of an op's schema is one tensor, or none."""
+    return bool(argument.type.isSubtypeOf(_OPTIONAL_TENSOR))
+
+
+def hook_saved_number(
+    node: Any, argument: str, pack: Callable[[torch.Tensor], Any], unpack: Callable[[Any], torch.Tensor]
+) -> None:
+    """Hook the tensor that a node saved of a Python number, if it saved this argument at all: the default
+    hooks for saved tensors pass numbers over."""
+    saved = getattr(node, f"_raw_saved_{argument}", None)
+    if not isinstance(saved, _SavedTensor):
+        return
+    with torch._C._DisableTorchDispatch():  # a mode would be shown a plain number, and lose the tensor
+        if getattr(node, f"_saved_{argument}") is not None:
+            saved.register_hooks(pack, unpack)
 
 
 def tensor_sequence() -> int:

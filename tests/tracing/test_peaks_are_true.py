@@ -15,6 +15,7 @@ NETS = [
     "vqvae_b16",
     "super_resolution_b4",
     "bert_mlm_b8",
+    "neural_ode_b512",
 ]
 
 

@@ -126,6 +126,7 @@ def test_saves_name_their_node_and_the_call_that_made_them() -> None:
         ("AddmmBackward0", "blocks.0.linear"),
         ("AddmmBackward0", "blocks.1.linear"),
         ("AddmmBackward0", "blocks.1.linear"),
+        ("MulBackward0", ""),  # the number of `double`
         ("SigmoidBackward0", "blocks.0"),
         ("SigmoidBackward0", "blocks.1"),
     ]  # the first layer saves no weight: its input needs no gradient

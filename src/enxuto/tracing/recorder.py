@@ -12,6 +12,8 @@ import contextlib
 import json
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -60,7 +62,7 @@ class _Held:
 class _OpInfo:
     """What is true of every call of one op, looked up once."""
 
-    __slots__ = ("flops", "is_view", "name", "writes")
+    __slots__ = ("flops", "is_view", "name", "tensors", "writes")
 
     def __init__(self, func: Any) -> None:
         arguments = func._schema.arguments
@@ -70,11 +72,27 @@ class _OpInfo:
             for index, argument in enumerate(arguments)
             if argument.alias_info is not None and argument.alias_info.is_write
         ]
+        self.tensors = [
+            (index, argument.name)
+            for index, argument in enumerate(arguments)
+            if private.takes_tensor(argument)
+        ]
         self.flops: Callable[..., int] | None = flop_registry.get(func.overloadpacket)
-        self.is_view = bool(func._schema.returns) and all(
-            result.alias_info is not None and not result.alias_info.is_write
-            for result in func._schema.returns
+        results = func._schema.returns
+        self.is_view = bool(results) and all(
+            result.alias_info is not None and not result.alias_info.is_write for result in results
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _NumberedOp:
+    """An op that was given Python numbers for tensors: `numbers` names the arguments, `out` is its result."""
+
+    op: int
+    call: int
+    sequence: int
+    numbers: tuple[str, ...]
+    out: weakref.ref[Tensor]
 
 
 class Recorder(private.TorchDispatchMode):
@@ -150,6 +168,9 @@ class Recorder(private.TorchDispatchMode):
         self._infos: dict[Any, _OpInfo] = {}
         self._plain: dict[type, bool] = {}
         self._parameters: list[tuple[str, nn.Parameter]] = []
+        self._numbered: _NumberedOp | None = None
+        self._kept_numbers: dict[int, int] = {}
+        self._lent_number: tuple[int, int] = (_UNSET, 0)
         self._paused = False
         self._hooked = True
         self._stack_of_contexts: contextlib.ExitStack | None = None
@@ -262,6 +283,7 @@ class Recorder(private.TorchDispatchMode):
         info = self._infos.get(func)
         if info is None:
             info = self._infos[func] = _OpInfo(func)
+        self._follow_numbers()
         reads: list[int] = []
         for value in args:
             self._collect(value, reads)
@@ -270,6 +292,7 @@ class Recorder(private.TorchDispatchMode):
         tick = self._tick()  # before the op runs: what it frees itself (`set_`) was alive at its tick
         out = func(*args, **kwargs)
         self._record(func, info, args, kwargs, out, reads, tick)
+        self._notice_numbers(info, args, out)
         return out
 
     def add_op_memory(self, of_signature: Sequence[OpMemory | None]) -> int:
@@ -286,22 +309,12 @@ class Recorder(private.TorchDispatchMode):
                 for block, nbytes in zip(self.o_outputs[op], memory.outputs, strict=True):
                     corrected += self.b_nbytes[block] != nbytes
                     self.b_nbytes[block] = nbytes
-            if memory.scratch:
-                self._add_scratch(op, memory.scratch)
+            # a number that autograd keeps is a block of its own, and was measured as scratch
+            self.o_scratch[op] = max(memory.scratch - self._kept_numbers.get(op, 0), 0)
+            if self.o_scratch[op]:
+                block = self._made_by(op, self.o_scratch[op], natural=self.o_tick[op] + 1)
+                self.b_category[block] = CATEGORY_CODE[Category.SCRATCH]
         return corrected
-
-    def _add_scratch(self, op: int, nbytes: int) -> None:
-        tick = self.o_tick[op]
-        self.o_scratch[op] = nbytes
-        self.b_nbytes.append(nbytes)
-        self.b_category.append(CATEGORY_CODE[Category.SCRATCH])
-        self.b_phase.append(self.o_phase[op])
-        self.b_born.append(tick)
-        self.b_natural.append(tick + 1)
-        self.b_name.append(_UNSET)
-        self.b_op.append(op)
-        self.b_call.append(self.o_call[op])
-        self.b_site.append(self.o_site[op])
 
     # -- ops ---------------------------------------------------------------------------------------------
 
@@ -339,7 +352,7 @@ class Recorder(private.TorchDispatchMode):
 
     def _whereabouts(self) -> tuple[int, int, int]:
         """Module call, source line and autograd node of the op that runs now."""
-        call = self._stack[-1] if self._stack else _UNSET
+        call = self._open_call()
         node = private.backward_node()
         if node is None:
             site = self.sites.here(4)
@@ -432,17 +445,27 @@ class Recorder(private.TorchDispatchMode):
     def _born(
         self, storage: torch.UntypedStorage, tick: int, *, op: int, call: int = _UNSET, site: int = _UNSET
     ) -> int:
+        block = self._block(storage.nbytes(), self.phase, tick, _UNSET, op, call, site)
+        self._follow(storage, block, _NATURAL)
+        return block
+
+    def _made_by(self, op: int, nbytes: int, *, natural: int) -> int:
+        """A block that an op made and that no storage of a tensor shows."""
+        return self._block(
+            nbytes, self.o_phase[op], self.o_tick[op], natural, op, self.o_call[op], self.o_site[op]
+        )
+
+    def _block(self, nbytes: int, phase: int, born: int, natural: int, op: int, call: int, site: int) -> int:
         block = len(self.b_nbytes)
-        self.b_nbytes.append(storage.nbytes())
+        self.b_nbytes.append(nbytes)
         self.b_category.append(_UNSET)
-        self.b_phase.append(self.phase)
-        self.b_born.append(tick)
-        self.b_natural.append(_UNSET)
+        self.b_phase.append(phase)
+        self.b_born.append(born)
+        self.b_natural.append(natural)
         self.b_name.append(_UNSET)
         self.b_op.append(op)
         self.b_call.append(call)
         self.b_site.append(site)
-        self._follow(storage, block, _NATURAL)
         return block
 
     def _follow(
@@ -471,14 +494,7 @@ class Recorder(private.TorchDispatchMode):
         blocks: list[int] = []
         self._collect(tensor, blocks)
         block = blocks[0] if blocks else _UNSET
-        save = len(self.s_block)
-        self.s_block.append(block)
-        self.s_pack.append(self._tick())
-        self.s_unpacks.append([])
-        self.s_local_ends.append([])
-        self.s_release.append(_UNSET)
-        self.s_call.append(self._stack[-1] if self._stack else _UNSET)
-        self.s_sequence.append(private.tensor_sequence())
+        save = self._save(block, self._tick(), self._open_call(), private.tensor_sequence())
         if self._may_substitute(tensor, block):
             tensor = self._substitute(tensor, block, _HELD)
         elif tensor.grad_fn is not None:  # a node that saves its own output must not keep itself alive
@@ -486,19 +502,34 @@ class Recorder(private.TorchDispatchMode):
                 tensor = tensor.detach()
         return _Held(self, save, tensor)
 
+    def _save(self, block: int, tick: int, call: int, sequence: int) -> int:
+        save = len(self.s_block)
+        self.s_block.append(block)
+        self.s_pack.append(tick)
+        self.s_unpacks.append([])
+        self.s_local_ends.append([])
+        self.s_release.append(_UNSET)
+        self.s_call.append(call)
+        self.s_sequence.append(sequence)
+        return save
+
     def _unpack(self, held: _Held) -> Tensor:
         save = held.save
-        tick = self._tick()
-        self.s_unpacks[save].append(tick)
-        node = private.backward_node()
-        if node is not None:
-            self.node_names[self.s_sequence[save]] = self._intern(node.name())
+        tick = self._unpacked(save)
         block = self.s_block[save]
         if not self._may_substitute(held.tensor, block):
             self.s_local_ends[save].append(tick)
             return held.tensor
         self.s_local_ends[save].append(_UNSET)
         return self._substitute(held.tensor, block, _LENT, (save, len(self.s_unpacks[save]) - 1))
+
+    def _unpacked(self, save: int) -> int:
+        tick = self._tick()
+        self.s_unpacks[save].append(tick)
+        node = private.backward_node()
+        if node is not None:
+            self.node_names[self.s_sequence[save]] = self._intern(node.name())
+        return tick
 
     def _released(self, save: int) -> None:
         self.s_release[save] = self._tick()
@@ -522,6 +553,56 @@ class Recorder(private.TorchDispatchMode):
         self._follow(twin.untyped_storage(), block, role, use)
         return twin
 
+    # -- numbers that autograd keeps ---------------------------------------------------------------------
+
+    def _notice_numbers(self, info: _OpInfo, args: tuple[Any, ...], out: Any) -> None:
+        """Torch makes a tensor of a number given for one, as in `x * 2`, and a node may save that tensor.
+
+        Saved-tensor hooks pass such tensors over, and the result has its node only once this dispatch is over.
+        A view written in place has another node, and asking for it while torch makes that node never returns.
+        """
+        numbers = [
+            name
+            for index, name in info.tensors
+            if index < len(args) and isinstance(args[index], int | float | complex)
+        ]
+        if not numbers:
+            return
+        op, sequence = len(self.o_name) - 1, private.tensor_sequence()
+        node, nbytes = self._lent_number
+        if node == private.node_sequence(private.backward_node()) != _UNSET:
+            self._kept_numbers[op] = nbytes  # no new number: the node was lent the one that it kept
+        if isinstance(out, Tensor) and not out._is_view() and torch.is_grad_enabled():
+            self._numbered = _NumberedOp(op, self._open_call(), sequence, tuple(numbers), weakref.ref(out))
+
+    def _follow_numbers(self) -> None:
+        """Hook the numbers that the last op's node saved, before anything else can happen to that node."""
+        numbered, self._numbered = self._numbered, None
+        out = numbered.out() if numbered is not None else None
+        if numbered is None or out is None:
+            return
+        for name in numbered.numbers:
+            private.hook_saved_number(
+                out.grad_fn, name, partial(self._pack_number, numbered), self._unpack_number
+            )
+
+    def _pack_number(self, numbered: _NumberedOp, tensor: Tensor) -> _Held:
+        """A number is born with its op, and then only autograd holds it; a double backward keeps it again."""
+        op, storage = numbered.op, tensor.untyped_storage()
+        tick = self.o_tick[op]
+        block = self._block_at.get(private.storage_key(storage), _UNSET)
+        if block == _UNSET:
+            block = self._made_by(op, storage.nbytes(), natural=tick + 1)
+            self._kept_numbers[op] = self._kept_numbers.get(op, 0) + storage.nbytes()
+            self._follow(storage, block, _HELD)
+        return _Held(self, self._save(block, tick, numbered.call, numbered.sequence), tensor)
+
+    def _unpack_number(self, held: _Held) -> Tensor:
+        self.s_local_ends[held.save].append(self._unpacked(held.save))
+        node = private.node_sequence(private.backward_node())
+        self._lent_number = (node, held.tensor.untyped_storage().nbytes())
+        return held.tensor
+
     def _suspended(self, suspended: bool) -> None:
         self._hooked = not suspended
         if suspended:
@@ -544,7 +625,7 @@ class Recorder(private.TorchDispatchMode):
         path = self._paths.get(id(module))
         call = len(self.c_module)
         self.c_module.append(self._intern(type(module).__name__ if path is None else path))
-        self.c_parent.append(self._stack[-1] if self._stack else _UNSET)
+        self.c_parent.append(self._open_call())
         self.c_phase.append(self.phase)
         self.c_enter.append(self._tick())
         self.c_exit.append(_UNSET)
@@ -559,6 +640,7 @@ class Recorder(private.TorchDispatchMode):
         self.c_exit[self._stack.pop()] = self._tick()
 
     def _backward_begins(self) -> None:
+        self._follow_numbers()
         if self.phase != _BACKWARD:
             self.enter_phase(Phase.BACKWARD)
 
@@ -618,6 +700,9 @@ class Recorder(private.TorchDispatchMode):
                 self.b_name[block] = name
         if gradient and owner:
             self.accumulations.append((tick, owner[0], gradient[0]))
+
+    def _open_call(self) -> int:
+        return self._stack[-1] if self._stack else _UNSET
 
     # -- small things ------------------------------------------------------------------------------------
 
