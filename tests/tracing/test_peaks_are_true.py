@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
+from torch import Tensor, nn
 
 from benchmarks.allocator import true_peaks
 from benchmarks.workloads import OPTIMIZERS, WORKLOADS
 from enxuto import Category, trace
+from tests.tracing.small_steps import work_of
 
 NETS = [
     "mobilenet_v2_b16",
@@ -29,6 +34,23 @@ def test_the_dry_peak_equals_the_allocators_to_the_byte(net: str, optimizer: str
 def test_the_real_trace_equals_the_allocator_where_a_node_saves_its_own_output() -> None:
     work = WORKLOADS["vqvae_b16"](OPTIMIZERS["sgd"])
     assert trace(work, world="cpu").facts.step_peaks == true_peaks(work).steps
+
+
+class Tagger(nn.Module):
+    """Its peak is the backward of the recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.head = nn.LSTM(16, 64, bidirectional=True), nn.Linear(128, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        hidden, _ = self.recurrent(x)
+        return self.head(hidden)
+
+
+def test_every_step_is_true_where_the_first_dry_call_gives_one_tensor_for_two_results() -> None:
+    work = work_of(Tagger, lambda: torch.randn(4, 2, 16))
+    assert trace(work).facts.step_peaks == true_peaks(work).steps
 
 
 @pytest.mark.parametrize("net", ["gpt_b8", "unet_b2"])

@@ -62,7 +62,7 @@ class _Held:
 class _OpInfo:
     """What is true of every call of one op, looked up once."""
 
-    __slots__ = ("flops", "is_view", "name", "tensors", "writes")
+    __slots__ = ("flops", "is_view", "makes_several", "name", "tensors", "writes")
 
     def __init__(self, func: Any) -> None:
         arguments = func._schema.arguments
@@ -82,6 +82,7 @@ class _OpInfo:
         self.is_view = bool(results) and all(
             result.alias_info is not None and not result.alias_info.is_write for result in results
         )
+        self.makes_several = len(results) > 1 and all(result.alias_info is None for result in results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +292,8 @@ class Recorder(private.TorchDispatchMode):
             self._collect(value, reads)
         tick = self._tick()  # before the op runs: what it frees itself (`set_`) was alive at its tick
         out = func(*args, **kwargs)
+        if self.dry and info.makes_several:
+            out = self._told_apart(out)
         self._record(func, info, args, kwargs, out, reads, tick)
         self._notice_numbers(info, args, out)
         return out
@@ -349,6 +352,17 @@ class Recorder(private.TorchDispatchMode):
         self.o_writes.append(writes)
         self.o_outputs.append(outputs)
         self.o_scratch.append(0)
+
+    def _told_apart(self, results: Sequence[Any]) -> Sequence[Any]:
+        """Results that are new by the op's schema; torch's dry kernels may return one tensor for two of them
+        (the gradients of both biases of an LSTM layer)."""
+        apart: list[Any] = []
+        for result in results:
+            if isinstance(result, Tensor) and any(result is other for other in apart):
+                with self.paused():
+                    result = torch.empty_like(result)
+            apart.append(result)
+        return tuple(apart)
 
     def _whereabouts(self) -> tuple[int, int, int]:
         """Module call, source line and autograd node of the op that runs now."""
