@@ -13,18 +13,26 @@ from typing import TYPE_CHECKING, Any
 from . import units
 
 if TYPE_CHECKING:
+    from .applying import apply as apply
+    from .applying import export as export
     from .errors import EnxutoError
     from .explaining import difference as difference  # type: ignore[no-redef]
     from .explaining import explain as explain  # type: ignore[no-redef]
+    from .fitting import fit as fit
     from .predicting import largest_batch
     from .records import (
+        Budget,
         Category,
         Device,
         Difference,
         Explanation,
+        Fitted,
         LargestBatch,
+        Numerics,
         Phase,
+        Plan,
         Timeline,
+        Verdict,
         World,
         read,
         write,
@@ -38,18 +46,26 @@ __version__ = "0.1.0"
 
 #: Public names and the module that each is loaded from at first use: reading records must not need torch.
 _HOMES = {
+    "Budget": "records",
     "Category": "records",
     "Device": "records",
     "Difference": "records",
     "EnxutoError": "errors",
     "Explanation": "records",
+    "Fitted": "records",
     "LargestBatch": "records",
+    "Numerics": "records",
     "Phase": "records",
+    "Plan": "records",
     "Timeline": "records",
+    "Verdict": "records",
     "Workload": "workload",
     "World": "records",
+    "apply": "applying",
     "difference": "explaining",
     "explain": "explaining",
+    "export": "applying",
+    "fit": "fitting",
     "largest_batch": "predicting",
     "read": "records",
     "resolve": "targets",
@@ -62,18 +78,26 @@ _HOMES = {
 }
 
 __all__ = [
+    "Budget",
     "Category",
     "Device",
     "Difference",
     "EnxutoError",
     "Explanation",
+    "Fitted",
     "LargestBatch",
+    "Numerics",
     "Phase",
+    "Plan",
     "Timeline",
+    "Verdict",
     "Workload",
     "World",
+    "apply",
     "difference",
     "explain",
+    "export",
+    "fit",
     "largest_batch",
     "read",
     "resolve",

@@ -85,7 +85,7 @@ class Applied:
                 scale=scale,
             )
         loss: Tensor = self.work.loss(self.model, batch)
-        (loss if scale is None else scale(loss)).backward()  # type: ignore[no-untyped-call]
+        (loss if scale is None else scale(loss)).backward()
         return loss
 
 

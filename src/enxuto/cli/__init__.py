@@ -13,9 +13,10 @@ import typer
 from .. import __version__
 from .explain import explain
 from .failures import guarded
+from .fit import fit
 from .report import report
 
-COMMANDS = (explain, report)
+COMMANDS = (explain, fit, report)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,4 +50,4 @@ def enxuto(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """See where a neural network's memory goes, before anything runs."""
+    """See where a neural network's memory goes, and fit it into a budget, before anything runs."""

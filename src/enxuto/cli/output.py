@@ -35,16 +35,16 @@ def write_files(record: Any, *, html: Path | None = None, save: Path | None = No
     """Write a record's page and its JSON, whole or not at all, and say so on standard error."""
     if html is not None:
         write_html(record, html)
-        _say_wrote(html)
+        say_wrote(html)
     if save is not None:
         write(record, save)
-        _say_wrote(save)
+        say_wrote(save)
 
 
 def write_timeline(timeline: Timeline, path: Path) -> None:
     """Write a Timeline's JSON, whole or not at all, and say so on standard error."""
     write(timeline, path)
-    _say_wrote(path)
+    say_wrote(path)
 
 
 def show(record: Any, *, as_json: bool) -> None:
@@ -55,6 +55,6 @@ def show(record: Any, *, as_json: bool) -> None:
         print_record(record)
 
 
-def _say_wrote(path: Path) -> None:
+def say_wrote(path: Path) -> None:
     """Tell where a file went, on standard error: standard output may be a pipe."""
     print(f"wrote {path}", file=sys.stderr)

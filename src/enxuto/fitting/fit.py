@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -32,6 +33,7 @@ from ..records import (
 from ..techniques import Refused, early_release, micro_batches, optimizer_in_backward, optimizer_step
 from ..tracing import trace
 from ..units import parse_bytes
+from ..verifying import verify
 from ..workload import Workload
 
 _MOST_PIECES = 16
@@ -95,14 +97,24 @@ class Fit:
         plan = self.planner().plan(asked)
         promised = self.planner().timeline(plan)
         plain = self.planner().bases[0].timeline
-        checks = [self._traced_again(plan, promised)]
-        if measure and plan.fits:
-            checks += self._measured(plan, target)
-        else:
-            why = "not asked for" if plan.fits else "no plan fits, so nothing was run"
-            checks += [_not_checked(name, why) for name in ("memory", "gradients", "undo", "cap", "speed")]
+        checks = [self._traced_again(plan, promised), *self._checks(plan, measure, target)]
         verdict = Verdict(workload=self.work.name, torch=plan.torch, checks=tuple(checks))
         return Fitted(plan=plan, verdict=verdict, before_curve=_drawn(plain), after_curve=_drawn(promised))
+
+    def again(self, plan: Plan, *, measure: bool = True, target: str | None = None) -> Fitted:
+        """A saved plan on this work: traced again, compared with its promise and, with `measure`, run.
+
+        Raises:
+            UsageError: the plan names modules that this work does not have.
+        """
+        plain, traced = self._traced(self.work), self._traced(applied_workload(self.work, plan.actions))
+        same = traced.peak == plan.after.peak
+        checks = [
+            _dry_check(plan, traced.peak, same, "the step with the saved plan applied, traced again dry")
+        ]
+        checks += self._checks(plan, measure, target)
+        verdict = Verdict(workload=self.work.name, torch=traced.facts.torch, checks=tuple(checks))
+        return Fitted(plan=plan, verdict=verdict, before_curve=_drawn(plain), after_curve=_drawn(traced))
 
     def planner(self) -> Planner:
         """The planner over every base of this work."""
@@ -166,11 +178,7 @@ class Fit:
             refused.append(_refusal(action, reason if size is None or self.work.step else "the batch is 1"))
             return []
         bases: list[Base] = []
-        counts = sorted(
-            {2**i for i in range(1, 5) if 2**i <= min(size, _MOST_PIECES)}
-            | ({size} if size <= _MOST_PIECES else set())
-        )
-        for pieces in counts:
+        for pieces in [2**i for i in range(1, 5) if 2**i <= min(size, _MOST_PIECES)]:
             sizes = micro_batches.sizes_of(size, pieces)
             try:
                 micro_batches.check(plain)
@@ -205,22 +213,28 @@ class Fit:
         """The plan applied and traced dry: any difference from the replay is a bug of ours."""
         traced = self._traced(applied_workload(self.work, plan.actions))
         same = _births(promised) == _births(traced) and promised.peak == plan.after.peak
-        return Check(
-            name="dry trace",
-            expected=float(plan.after.peak),
-            got=float(traced.peak),
-            tolerance=0.0,
-            unit="B",
-            outcome=Outcome.PASSED if same else Outcome.FAILED,
-            how="the step with the plan applied, traced again dry: every birth of the curve compared",
+        return _dry_check(
+            plan, traced.peak, same, "the step with the plan applied, traced again dry: every birth compared"
         )
 
-    def _measured(self, plan: Plan, target: str | None) -> Sequence[Check]:
-        from ..verifying import verify
+    def _checks(self, plan: Plan, measure: bool, target: str | None) -> Sequence[Check]:
+        if measure and plan.fits:
+            cap = target is not None
+            return verify(plan, self.work, apply=apply, cap=cap, target=target, progress=self.progress).checks
+        why = "not asked for" if plan.fits else "no plan fits, so nothing was run"
+        return [_not_checked(name, why) for name in ("memory", "gradients", "undo", "cap", "speed")]
 
-        return verify(
-            plan, self.work, apply=apply, cap=target is not None, target=target, progress=self.progress
-        ).checks
+
+def _dry_check(plan: Plan, peak: int, same: bool, how: str) -> Check:
+    return Check(
+        name="dry trace",
+        expected=float(plan.after.peak),
+        got=float(peak),
+        tolerance=0.0,
+        unit="B",
+        outcome=Outcome.PASSED if same else Outcome.FAILED,
+        how=how,
+    )
 
 
 def _budget(budget: str | int | Budget) -> Budget:
@@ -258,7 +272,7 @@ def _drawn(timeline: Timeline) -> tuple[int, ...]:
     """The curve as the most bytes in each of equally long stretches."""
     curve = timeline.curve
     edges = np.linspace(0, len(curve), min(_DRAWN, len(curve)) + 1).astype(int)
-    return tuple(int(curve[a:b].max()) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a)
+    return tuple(int(curve[a:b].max()) for a, b in pairwise(edges.tolist()) if b > a)
 
 
 def _refusal(action: Action, reason: str) -> Refusal:

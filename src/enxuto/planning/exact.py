@@ -147,7 +147,7 @@ class Program:
         import highspy
 
         scale = 2.0**-20  # MiB, so that the rows are of one order
-        model = highspy.Highs()
+        model = highspy.Highs()  # type: ignore[no-untyped-call]
         model.silent()
         model.setOptionValue("mip_rel_gap", gap)
         model.setOptionValue("time_limit", self.seconds_limit)

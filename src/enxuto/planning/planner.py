@@ -163,8 +163,9 @@ class Planner:
         return searched.explored.points
 
     def _gap(self, searched: Sequence[Searched], chosen: tuple[Searched, Point], budget: Budget) -> float:
-        """How much cheaper a plan of these choices could be at most, as a share of the plain step's time."""
-        least = min(s.seconds + s.explored.bound(budget.bytes) for s in searched)
+        """How much cheaper a plan could be at most on the bases where one fits, as a share of the plain step."""
+        fitting = [s for s in searched if s.explored.within(budget.bytes) is not None]
+        least = min(s.seconds + s.explored.bound(budget.bytes) for s in fitting)
         return max(0.0, chosen[0].total(chosen[1]) - least) / self.searched()[0].seconds
 
     def _written(

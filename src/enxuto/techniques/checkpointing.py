@@ -335,7 +335,7 @@ def _applied(members: Sequence[nn.Module], action: Checkpoint) -> Iterator[None]
     group = _Group(members, action)
     before = [module.__dict__.get("forward") for module in members]
     for module, forward in zip(members, group.forwards, strict=True):
-        module.forward = forward  # type: ignore[method-assign]
+        module.forward = forward
     try:
         yield
     finally:
@@ -343,7 +343,7 @@ def _applied(members: Sequence[nn.Module], action: Checkpoint) -> Iterator[None]
             if own is None:
                 del module.forward  # the class's own shows again
             else:
-                module.forward = own  # type: ignore[method-assign]
+                module.forward = own
 
 
 class _Group:

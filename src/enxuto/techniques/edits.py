@@ -177,7 +177,7 @@ def edited(timeline: Timeline, edit: Edit) -> Timeline:
         return timeline
     clock = _Clock(edit.reruns)
     copies = _copies(timeline, edit)
-    calls, call_ids, again_calls = _calls(timeline, edit, clock)
+    calls, call_ids, again_calls = _calls(timeline, edit, clock, copies)
     ops, op_ids, again_ops = _ops(timeline, edit, clock, copies, call_ids, again_calls)
     result = replace(
         timeline,
@@ -219,7 +219,9 @@ def _copies(timeline: Timeline, edit: Edit) -> dict[tuple[int, int], int]:
     return {(of, at): first + row for row, (of, at) in enumerate(rows) if of >= 0}
 
 
-def _calls(timeline: Timeline, edit: Edit, clock: _Clock) -> tuple[Calls, Array, dict[tuple[int, int], int]]:
+def _calls(
+    timeline: Timeline, edit: Edit, clock: _Clock, copies: dict[tuple[int, int], int]
+) -> tuple[Calls, Array, dict[tuple[int, int], int]]:
     """Calls with those that run again; new indices of the old ones, and of the repeated by (call, at)."""
     c = timeline.calls
     sources: list[tuple[int, int, int, int]] = [  # (entry, exit, call, the rerun's tick or -1)
@@ -251,7 +253,7 @@ def _calls(timeline: Timeline, edit: Edit, clock: _Clock) -> tuple[Calls, Array,
         phase=np.where([at >= 0 for *_, at in sources], backward, c.phase[source]).astype(np.int8),
         enter=np.array([enter for enter, *_ in sources], np.int64),
         exit=np.array([leave for _, leave, *_ in sources], np.int64),
-        arguments=_taken(c.arguments, source),
+        arguments=_taken(c.arguments, source, copies, np.array([at for *_, at in sources], np.int64)),
         hooked=c.hooked[source],
         extras=c.extras[source],
     )
@@ -300,12 +302,8 @@ def _ops(
     return ops, np.array([ids[op, -1] for op in range(len(o))], np.int64), ids
 
 
-def _taken(
-    lists: Ragged, rows: Array, copies: dict[tuple[int, int], int] | None = None, at: Array | None = None
-) -> Ragged:
+def _taken(lists: Ragged, rows: Array, copies: dict[tuple[int, int], int], at: Array) -> Ragged:
     """Rows of a ragged column; in what runs again, a block's copy stands for it."""
-    if copies is None or at is None:
-        return Ragged.of([lists[row] for row in rows.tolist()])
     return Ragged.of(
         [
             lists[row] if a < 0 else tuple(copies.get((block, a), block) for block in lists[row])

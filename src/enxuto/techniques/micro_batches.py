@@ -141,7 +141,8 @@ class _Passes:
         standing = [np.flatnonzero(piece.blocks.phase == _BEFORE) for piece in self.pieces]
         if len({len(s) for s in standing}) > 1:
             raise Refused("steps at the pieces' sizes do not begin alike")
-        ids, count = [], 0
+        ids: list[Array] = []
+        count = 0
         for number, piece in enumerate(self.pieces):
             own = np.full(len(piece.blocks), -1, np.int64)
             if number:
@@ -359,10 +360,10 @@ def backward(
         value = _loss_of(loss, model, piece, watch)
         if scale is not None:
             value_scaled = scale(value * share)
-            value_scaled.backward()  # type: ignore[no-untyped-call]
+            value_scaled.backward()
             del value_scaled
         else:
-            value.backward(torch.full_like(value, share))  # type: ignore[no-untyped-call]
+            value.backward(torch.full_like(value, share))
         total.add_(value.detach(), alpha=share)
         del value
     assert total is not None  # there is at least one piece

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -74,8 +74,8 @@ def _completions(timeline: Timeline) -> dict[int, Accumulation]:
     for lists in (ops.reads, ops.writes):
         owners = lists.owners()
         for op, block in zip(owners.tolist(), lists.values.tolist(), strict=True):
-            row = gradient_of.get(block)
-            if row is not None and ops.tick[op] > row.tick and ops.phase[op] != _OPTIMIZER:
+            complete = gradient_of.get(block)
+            if complete is not None and ops.tick[op] > complete.tick and ops.phase[op] != _OPTIMIZER:
                 name = timeline.text(int(ops.name[op]))
                 raise Refused(
                     f"gradients are used together before the update ({name}): clipping, or a scaler"
@@ -148,12 +148,12 @@ def _reordered(
     ops, op_order = t.ops, np.argsort(place[t.ops.tick], kind="stable")
     op_ids = np.empty(len(ops), np.int64)
     op_ids[op_order] = np.arange(len(ops))
-    columns = {
-        name: Ragged.of([column[row] for row in op_order.tolist()])
-        if isinstance(column := getattr(ops, name), Ragged)
-        else column[op_order]
-        for name in ops.__slots__
-    }
+    columns: dict[str, Any] = {}
+    for field in fields(ops):
+        column = getattr(ops, field.name)
+        ragged = isinstance(column, Ragged)
+        rows = [column[row] for row in op_order.tolist()] if ragged else []
+        columns[field.name] = Ragged.of(rows) if ragged else column[op_order]
     columns["tick"] = place[ops.tick[op_order]]
     s, c = t.saves, t.calls
     result = replace(

@@ -1,0 +1,115 @@
+"""The law of every lever: what it simulates on the plain Timeline is what a fresh trace of it shows, to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from ..applying import applied_workload
+from ..planning import Replay
+from ..records import (
+    Action,
+    Checkpoint,
+    EarlyRelease,
+    InferenceMode,
+    MicroBatches,
+    OptimizerInBackward,
+    Timeline,
+)
+from ..techniques import (
+    checkpointing,
+    early_release,
+    edited,
+    inference_mode,
+    micro_batches,
+    optimizer_in_backward,
+)
+from ..tracing import trace
+from ..workload import Workload
+
+
+def check_technique(
+    work: Workload, actions: Sequence[Action], *, plain: Timeline | None = None, steps: int = 2
+) -> Timeline:
+    """Check the law for some actions at once, on one work.
+
+    The actions are simulated on the plain Timeline; the work is traced again with them applied; sizes of births
+    are compared one by one, then the curve at every birth, then FLOPs. The actions' JSON must come back equal,
+    and the fast replay's peak be the simulated one.
+
+    Args:
+        plain: the plain step's Timeline, traced with `calibrate=False` and `steps`; None traces it.
+
+    Returns:
+        The simulated Timeline.
+
+    Raises:
+        AssertionError: the law is broken; the message says at which birth.
+        Refused: a technique says that it cannot do this.
+    """
+    for action in actions:
+        again = msgspec.json.decode(msgspec.json.encode(action), type=Action)
+        _claim(again == action, f"{action} comes back from JSON as {again}")
+    if plain is None:
+        plain = trace(work, calibrate=False, steps=steps)
+    simulated = simulate(work, actions, plain, steps=steps)
+    traced = trace(applied_workload(work, actions), calibrate=False, steps=steps)
+    compare(simulated, traced)
+    return simulated
+
+
+def simulate(work: Workload, actions: Sequence[Action], plain: Timeline, *, steps: int = 2) -> Timeline:
+    """What the actions make of a plain Timeline; pieces are traced at their own sizes."""
+    timeline = plain
+    for action in actions:
+        match action:
+            case EarlyRelease():
+                timeline = early_release.simulate(timeline)
+            case OptimizerInBackward():
+                timeline = optimizer_in_backward.simulate(timeline)
+            case InferenceMode():
+                timeline = edited(timeline, inference_mode.simulate(timeline))
+            case MicroBatches(pieces=pieces):
+                sizes = micro_batches.sizes_of(work.batch_size or 0, pieces)
+                steps_at = {n: trace(work.at_batch(n), calibrate=False, steps=steps) for n in set(sizes)}
+                timeline = micro_batches.simulate(timeline, [steps_at[n] for n in sizes])
+    checkpoints = [action for action in actions if isinstance(action, Checkpoint)]
+    if not checkpoints:
+        return timeline
+    edit = checkpointing.simulate(timeline, checkpoints)
+    result = edited(timeline, edit)
+    fast = Replay(timeline, [edit]).peak([0])
+    _claim(fast == result.peak, f"the replay's peak is {fast}, the edited Timeline's {result.peak}")
+    return result
+
+
+def compare(simulated: Timeline, traced: Timeline) -> None:
+    """Demand the same births, the same curve at each of them, and the same FLOPs.
+
+    Raises:
+        AssertionError: with the first difference.
+    """
+    sizes, curve, ops = _births(simulated)
+    sizes_traced, curve_traced, ops_traced = _births(traced)
+    for birth, (a, b) in enumerate(zip(sizes, sizes_traced, strict=False)):
+        _claim(a == b, f"birth {birth}: {a} B ({ops[birth]}) simulated, {b} B ({ops_traced[birth]}) traced")
+    _claim(len(sizes) == len(sizes_traced), f"{len(sizes)} births simulated, {len(sizes_traced)} traced")
+    for birth, (a, b) in enumerate(zip(curve, curve_traced, strict=True)):
+        _claim(a == b, f"birth {birth} ({ops[birth]}): {a} B alive simulated, {b} B traced ({a - b:+} B)")
+    flops, flops_traced = int(simulated.ops.flops.sum()), int(traced.ops.flops.sum())
+    _claim(flops == flops_traced, f"{flops} FLOPs simulated, {flops_traced} traced")
+
+
+def _births(timeline: Timeline) -> tuple[list[int], list[int], list[str]]:
+    b = timeline.blocks
+    rows = np.flatnonzero((b.nbytes > 0) & (b.born > 0))
+    rows = rows[np.argsort(b.born[rows], kind="stable")]
+    ops = [timeline.text(int(timeline.ops.name[op])) if op >= 0 else "no op" for op in b.op[rows].tolist()]
+    return b.nbytes[rows].tolist(), timeline.curve[b.born[rows]].tolist(), ops
+
+
+def _claim(holds: bool, message: str) -> None:
+    if not holds:
+        raise AssertionError(message)
