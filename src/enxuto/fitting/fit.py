@@ -30,7 +30,14 @@ from ..records import (
     Timeline,
     Verdict,
 )
-from ..techniques import Refused, early_release, micro_batches, optimizer_in_backward, optimizer_step
+from ..techniques import (
+    Refused,
+    early_release,
+    first_difference,
+    micro_batches,
+    optimizer_in_backward,
+    optimizer_step,
+)
 from ..tracing import trace
 from ..units import parse_bytes
 from ..verifying import verify
@@ -212,9 +219,13 @@ class Fit:
     def _traced_again(self, plan: Plan, promised: Timeline) -> Check:
         """The plan applied and traced dry: any difference from the replay is a bug of ours."""
         traced = self._traced(applied_workload(self.work, plan.actions))
-        same = _births(promised) == _births(traced) and promised.peak == plan.after.peak
+        difference = first_difference(promised, traced)
+        same = not difference and promised.peak == plan.after.peak
         return _dry_check(
-            plan, traced.peak, same, "the step with the plan applied, traced again dry: every birth compared"
+            plan,
+            traced.peak,
+            same,
+            difference or "the step with the plan applied, traced again dry: every birth compared",
         )
 
     def _checks(self, plan: Plan, measure: bool, target: str | None) -> Sequence[Check]:
@@ -258,14 +269,6 @@ def _check_in_batch(whole: Timeline, piece: Timeline) -> None:
     superlinear = Scaling(piece, whole).superlinear
     if superlinear:
         raise Refused(f"items of the batch see each other ({superlinear[0].op}): a loss within the batch")
-
-
-def _births(timeline: Timeline) -> tuple[list[int], list[int]]:
-    """Bytes and the curve at every birth, in order."""
-    b = timeline.blocks
-    rows = np.flatnonzero((b.nbytes > 0) & (b.born > 0))
-    rows = rows[np.argsort(b.born[rows], kind="stable")]
-    return b.nbytes[rows].tolist(), timeline.curve[b.born[rows]].tolist()
 
 
 def _drawn(timeline: Timeline) -> tuple[int, ...]:

@@ -402,3 +402,30 @@ def _saves(timeline: Timeline, edit: Edit, clock: _Clock, call_ids: Array) -> Sa
 
 
 _TEMPORARY = [CATEGORY_CODE[category] for category in Category if category.value.startswith("temporary")]
+
+
+def first_difference(simulated: Timeline, traced: Timeline) -> str:
+    """Where a simulated curve leaves the traced one: sizes of births first, then the curve at each; "" nowhere."""
+    sizes, curve, ops, ticks = _births(simulated)
+    sizes_traced, curve_traced, ops_traced, _ = _births(traced)
+    for birth, (a, b) in enumerate(zip(sizes, sizes_traced, strict=False)):
+        if a != b:
+            return f"birth {birth}: {a} B ({ops[birth]}) simulated, {b} B ({ops_traced[birth]}) traced"
+    if len(sizes) != len(sizes_traced):
+        return f"{len(sizes)} births simulated, {len(sizes_traced)} traced"
+    for birth, (a, b, tick, following) in enumerate(
+        zip(curve, curve_traced, ticks, [*ticks[1:], -1], strict=True)
+    ):
+        # two births at one tick of the simulation come one after the other in the trace
+        if a != b and tick != following:
+            return f"birth {birth} ({ops[birth]}): {a} B alive simulated, {b} B traced ({a - b:+} B)"
+    return ""
+
+
+def _births(timeline: Timeline) -> tuple[list[int], list[int], list[str], list[int]]:
+    """Bytes, the curve, the op and the tick of every birth, in order."""
+    b = timeline.blocks
+    rows = np.flatnonzero((b.nbytes > 0) & (b.born > 0))
+    rows = rows[np.argsort(b.born[rows], kind="stable")]
+    ops = [timeline.text(int(timeline.ops.name[op])) if op >= 0 else "no op" for op in b.op[rows].tolist()]
+    return b.nbytes[rows].tolist(), timeline.curve[b.born[rows]].tolist(), ops, b.born[rows].tolist()

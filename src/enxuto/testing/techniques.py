@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
 
 from ..applying import applied_workload
 from ..planning import Replay
@@ -22,6 +21,7 @@ from ..techniques import (
     checkpointing,
     early_release,
     edited,
+    first_difference,
     inference_mode,
     micro_batches,
     optimizer_in_backward,
@@ -91,23 +91,10 @@ def compare(simulated: Timeline, traced: Timeline) -> None:
     Raises:
         AssertionError: with the first difference.
     """
-    sizes, curve, ops = _births(simulated)
-    sizes_traced, curve_traced, ops_traced = _births(traced)
-    for birth, (a, b) in enumerate(zip(sizes, sizes_traced, strict=False)):
-        _claim(a == b, f"birth {birth}: {a} B ({ops[birth]}) simulated, {b} B ({ops_traced[birth]}) traced")
-    _claim(len(sizes) == len(sizes_traced), f"{len(sizes)} births simulated, {len(sizes_traced)} traced")
-    for birth, (a, b) in enumerate(zip(curve, curve_traced, strict=True)):
-        _claim(a == b, f"birth {birth} ({ops[birth]}): {a} B alive simulated, {b} B traced ({a - b:+} B)")
+    difference = first_difference(simulated, traced)
+    _claim(not difference, difference)
     flops, flops_traced = int(simulated.ops.flops.sum()), int(traced.ops.flops.sum())
     _claim(flops == flops_traced, f"{flops} FLOPs simulated, {flops_traced} traced")
-
-
-def _births(timeline: Timeline) -> tuple[list[int], list[int], list[str]]:
-    b = timeline.blocks
-    rows = np.flatnonzero((b.nbytes > 0) & (b.born > 0))
-    rows = rows[np.argsort(b.born[rows], kind="stable")]
-    ops = [timeline.text(int(timeline.ops.name[op])) if op >= 0 else "no op" for op in b.op[rows].tolist()]
-    return b.nbytes[rows].tolist(), timeline.curve[b.born[rows]].tolist(), ops
 
 
 def _claim(holds: bool, message: str) -> None:
