@@ -132,9 +132,12 @@ class _Passes:
 
     def _ops_of(self, number: int) -> Array:
         piece = self.pieces[number]
-        if number == len(self.pieces) - 1:
-            return np.arange(len(piece.ops))
-        return np.flatnonzero(piece.ops.tick < self.updates[number])
+        kept = np.ones(len(piece.ops), bool)
+        if number < len(self.pieces) - 1:
+            kept &= piece.ops.tick < self.updates[number]
+        if number:
+            kept[self._first_copies(number)] = False
+        return np.flatnonzero(kept)
 
     def _block_ids(self) -> list[Array]:
         """For each piece, the common id of each of its blocks."""
@@ -160,7 +163,15 @@ class _Passes:
         made = b.phase != _BEFORE
         if number < len(self.pieces) - 1:
             made &= b.born < self.updates[number]
+        if number:  # a gradient that the first piece had to copy is added to where it stands
+            made &= ~np.isin(b.op, self._first_copies(number))
         return np.flatnonzero(kept | made)
+
+    def _first_copies(self, number: int) -> Array:
+        """Ops by which autograd makes a parameter's first gradient where it cannot take the incoming one."""
+        piece = self.pieces[number]
+        nodes = [i for i, name in enumerate(piece.names) if name.endswith("AccumulateGrad")]
+        return np.flatnonzero(np.isin(piece.ops.node, nodes))
 
     def _blocks(self) -> Any:
         parts = []
