@@ -44,7 +44,7 @@ __all__ = [
     "refused_clipping",
     "storage_key",
     "suspended_saved_tensor_hooks",
-    "takes_tensor",
+    "tensor_hooks",
     "tensor_sequence",
     "unwrapped",
 ]
@@ -160,6 +160,12 @@ def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
 def storage_key(storage: torch.UntypedStorage) -> int:
     """The identity of the memory behind a storage; two Python wrappers of one storage agree on it."""
     return storage._cdata  # type: ignore[no-any-return]
+
+
+def tensor_hooks(tensor: torch.Tensor) -> tuple[tuple[Any, ...], ...]:
+    """The hooks of a tensor: on its gradient, and after a gradient was accumulated."""
+    tables = (getattr(tensor, name, None) for name in ("_backward_hooks", "_post_accumulate_grad_hooks"))
+    return tuple(tuple((table or {}).values()) for table in tables)
 
 
 @contextlib.contextmanager
