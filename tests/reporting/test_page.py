@@ -115,11 +115,11 @@ def test_the_page_asks_for_nothing(name: str, pages: dict[str, str]) -> None:
 
 
 @each_record
-def test_plotly_is_there_once_and_only_our_scripts_are(name: str, pages: dict[str, str]) -> None:
+def test_plotly_is_there_at_most_once_and_only_our_scripts_are(name: str, pages: dict[str, str]) -> None:
     scripts = [element for element in Page(pages[name]).elements if element.tag == "script"]
     ids = [script.attributes.get("id") for script in scripts]
     assert ids == ["enxuto-record", "enxuto-figures", "enxuto-themes", None, None]
-    assert pages[name].count("* plotly.js v") == 1
+    assert pages[name].count("* plotly.js v") == (name != "empty")  # nothing to draw, nothing to draw with
 
 
 def test_hostile_text_is_only_text(pages: dict[str, str]) -> None:

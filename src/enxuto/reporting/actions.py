@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import assert_never
 
 from ..records import (
@@ -146,7 +147,7 @@ def _pieces(paths: Sequence[str], rule: Callable[[str], Split | None]) -> list[s
 
 
 def _ranges(numbers: Sequence[int], before: str, of: str) -> list[str]:
-    steps = {later - earlier for earlier, later in zip(numbers, numbers[1:], strict=False)}
+    steps = {later - earlier for earlier, later in pairwise(numbers)}
     if len(numbers) > 2 and len(steps) == 1 and (step := steps.pop()) > 1:
         ends = f"{plain(before)}{numbers[0]}–{plain(before)}{numbers[-1]}"
         return [f"every {_ordinal(step)} of {ends}" if not of else f"{of}every {_ordinal(step)} of {ends}"]
@@ -156,7 +157,9 @@ def _ranges(numbers: Sequence[int], before: str, of: str) -> list[str]:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return [of + "–".join(f"{plain(before)}{end}" for end in dict.fromkeys((run[0], run[-1]))) for run in runs]
+    return [
+        of + "–".join(f"{plain(before)}{end}" for end in dict.fromkeys((run[0], run[-1]))) for run in runs
+    ]
 
 
 def _ordinal(number: int) -> str:

@@ -1,7 +1,7 @@
 """The two pictures of a page as plain plotly JSON: the peak as a treemap, the step as a stacked curve.
 
 Colours are tokens such as `@gradient`; `page.js` puts in those of the theme in use, so that one figure serves
-light and dark. Texts pass through plotly's own small markup, hence `_shown`.
+light and dark. Texts pass through plotly's own small markup, hence `shown`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ from typing import Any
 from ..records import CATEGORIES, Category, CurveSample, Explanation, Phase, PhaseSpan
 from ..units import format_bytes
 from . import rows, wording
-from .palette import SHADES, SURFACES, ink, slug
+from .palette import NUMERICS_SHADES, SHADES, SURFACES, ink, slug
 from .rows import UNEXPLAINED, Part
 
 Figure = dict[str, Any]
+
+#: What every axis has in common.
+AXIS: Figure = {
+    "gridcolor": "@line",
+    "linecolor": "@line",
+    "zeroline": False,
+    "tickfont": {"color": "@muted"},
+}
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 _HOVER_COLUMNS = 54
@@ -37,6 +45,7 @@ def _tokens(theme: str) -> dict[str, str]:
     for category, shade in SHADES.items():
         colour = getattr(shade, theme)
         tokens |= {f"@{slug(category)}": colour, f"@{slug(category)}-ink": ink(colour)}
+    tokens |= {f"@{numerics.value}": getattr(shade, theme) for numerics, shade in NUMERICS_SHADES.items()}
     return tokens | {"@unexplained-ink": ink(tokens["@unexplained"])}
 
 
@@ -72,7 +81,7 @@ def treemap(explanation: Explanation) -> Figure | None:
         "sort": True,
     }
     layout = {
-        **_layout(),
+        **base_layout(),
         "margin": {"t": 0, "l": 0, "r": 0, "b": 0},
         "uniformtext": {"minsize": 10, "mode": "hide"},  # a name that does not fit is in the hover text
     }
@@ -136,7 +145,7 @@ def _frame(path: str, nbytes: int, framed: set[str], whole: int) -> dict[str, An
     return {
         "id": f"module {path}",
         "parent": f"module {above}" if path else "",
-        "label": _shown(_below(path, above)) if path else "peak",
+        "label": shown(_below(path, above)) if path else "peak",
         "nbytes": nbytes,
         "fill": "@block",
         "ink": "@text",
@@ -153,7 +162,7 @@ def _leaf(path: str, part: Part, framed: set[str], whole: int) -> dict[str, Any]
     return {
         "id": f"leaf {kind} {path}",
         "parent": f"module {frame}",
-        "label": _shown(name) if name else kind if path else f"outside modules: {kind}",
+        "label": shown(name) if name else kind if path else f"outside modules: {kind}",
         "nbytes": nbytes,
         "fill": token(category),
         "ink": f"{token(category)}-ink",
@@ -167,7 +176,7 @@ def _below(path: str, above: str) -> str:
 
 def _hover(module: str, kind: str, nbytes: int, whole: int) -> str:
     size = f"{format_bytes(nbytes)} · {wording.percent(nbytes, whole)} of the peak"
-    return "<br>".join([f"<b>{_wrapped(module)}</b>", *([kind] if kind else []), _shown(size)])
+    return "<br>".join([f"<b>{wrapped(module)}</b>", *([kind] if kind else []), shown(size)])
 
 
 def timeline(explanation: Explanation) -> Figure | None:
@@ -227,7 +236,7 @@ def _moment(curve: CurveSample, index: int) -> str:
     tick = curve.ticks[index]
     return "<br>".join(
         [
-            f"<b>{_wrapped(curve.labels[index])}</b>",
+            f"<b>{wrapped(curve.labels[index])}</b>",
             f"{phase_at(curve, tick)} · tick {tick:,}",
             f"<b>{format_bytes(total)}</b> alive",
             *(f"{format_bytes(nbytes)}  {name}" for nbytes, name in alive),
@@ -258,16 +267,15 @@ def _timeline_layout(explanation: Explanation, top: int) -> Figure:
     curve = explanation.curve
     spans = [span for span in rows.bands(curve) if span.phase is not Phase.BEFORE]
     values = binary_ticks(top)
-    axis = {"gridcolor": "@line", "linecolor": "@line", "zeroline": False, "tickfont": {"color": "@muted"}}
     return {
-        **_layout(),
+        **base_layout(),
         "margin": {"t": 34, "l": 70, "r": 14, "b": 46},
         "showlegend": False,
         "hovermode": "x",
         "hoverdistance": -1,
         "uirevision": "keep",
         "xaxis": {
-            **axis,
+            **AXIS,
             "range": [0, curve.total_ticks],
             "showgrid": False,
             "nticks": 7,
@@ -275,7 +283,7 @@ def _timeline_layout(explanation: Explanation, top: int) -> Figure:
             "title": {"text": "events in the step (ticks)", "font": {"color": "@muted", "size": 12}},
         },
         "yaxis": {
-            **axis,
+            **AXIS,
             "range": [0, 1.12 * top],
             "fixedrange": True,
             "tickvals": values,
@@ -337,7 +345,8 @@ def _peak_name(explanation: Explanation) -> Figure:
     }
 
 
-def _layout() -> Figure:
+def base_layout() -> Figure:
+    """What every figure's layout has in common."""
     return {
         "autosize": True,
         "paper_bgcolor": "@surface",
@@ -373,10 +382,11 @@ def axis_text(nbytes: int) -> str:
     return format_bytes(nbytes).replace(".0 ", " ")
 
 
-def _wrapped(text: str) -> str:
-    return "<br>".join(_shown(line) for line in wrap(wording.plain(text), _HOVER_COLUMNS)) or "–"
+def wrapped(text: str) -> str:
+    """Text in lines short enough to hover over a phone."""
+    return "<br>".join(shown(line) for line in wrap(wording.plain(text), _HOVER_COLUMNS)) or "–"
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
     """Text for plotly, whose labels know a few tags and entities: `<` and `&` stand for themselves."""
     return escape(wording.plain(text), quote=False)

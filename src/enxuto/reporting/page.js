@@ -1,5 +1,5 @@
 "use strict";
-// Draws the two pictures in the colours of the theme in use, and again when the theme changes.
+// Draws the pictures in the colours of the theme in use, and again when the theme changes.
 (() => {
   const json = (id) => JSON.parse(document.getElementById(id).textContent);
   const figures = json("enxuto-figures");

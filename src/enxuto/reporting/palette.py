@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..records import Category
+from ..records import Category, Numerics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,13 @@ SHADES: dict[Category, Shade] = {
     Category.BUFFER: Shade(light="#008b91", dark="#04cafb", either="#218f9d"),
     Category.INPUT: Shade(light="#373d44", dark="#d7e2e8", either="#555d65"),
     Category.OTHER: Shade(light="#948c86", dark="#7c7a74", either="#93938d"),
+}
+
+#: How far a lever changes what is computed; three hues of the above that every sight keeps apart.
+NUMERICS_SHADES: dict[Numerics, Shade] = {
+    Numerics.IDENTICAL: SHADES[Category.GRADIENT],
+    Numerics.ROUNDING: SHADES[Category.OPTIMIZER_STATE],
+    Numerics.LOSSY: SHADES[Category.SAVED_ACTIVATION],
 }
 
 #: What is no category: the page, the cards on it, text, lines, the phase bands, bytes that nobody explains.

@@ -60,32 +60,33 @@ def _explanation_parts(explanation: Explanation, width: int) -> Iterator[Rendera
     word = wording.basis_word(explanation.world)
     yield from _title(explanation)
     yield Strip(tuple(row.parts[0] for row in rows.receipt(explanation)), explanation.peak)
-    yield from _section(f"Receipt at the peak, {word}", _receipt(explanation, width))
+    yield from section(f"Receipt at the peak, {word}", _receipt(explanation, width))
     yield Text(f"Kernel scratch is {wording.scratch_note(explanation.facts)}.", style=_DIM)
     if explanation.curve.ticks:
-        yield from _section(f"Memory over the step, {word}", *_sparkline(explanation, width))
+        yield from section(f"Memory over the step, {word}", *_sparkline(explanation, width))
     if explanation.modules:
-        yield from _section(
+        yield from section(
             f"By part of the model, {word}", _bars(rows.modules(explanation, limit=10), explanation.peak)
         )
     if explanation.sites:
-        yield from _section(
+        yield from section(
             f"By line of your source, {word}", _bars(rows.sites(explanation, limit=6), explanation.peak)
         )
     if explanation.owners:
-        yield from _section(f"What is alive and why, {word}", _owners(explanation))
+        yield from section(f"What is alive and why, {word}", _owners(explanation))
     if explanation.phases:
-        yield from _section(f"By phase, {word}", _phases(explanation))
+        yield from section(f"By phase, {word}", _phases(explanation))
     if explanation.alternatives:
-        yield from _section(f"The same work under another condition, {word}", _alternatives(explanation))
+        yield from section(f"The same work under another condition, {word}", _alternatives(explanation))
     if explanation.growth:
-        yield from _section(f"Kept by the generation, {word}", _growth(explanation))
+        yield from section(f"Kept by the generation, {word}", _growth(explanation))
     if explanation.findings:
-        yield from _section("Findings", _findings(explanation))
-    yield from _section("How these numbers were made", _pairs(wording.facts_rows(explanation)))
+        yield from section("Findings", _findings(explanation))
+    yield from section("How these numbers were made", pairs(wording.facts_rows(explanation)))
 
 
-def _section(title: str, *body: RenderableType) -> Iterator[RenderableType]:
+def section(title: str, *body: RenderableType) -> Iterator[RenderableType]:
+    """A part of a card under its title."""
     yield Text()
     yield Text(title, style=_BOLD)
     yield from body
@@ -94,22 +95,22 @@ def _section(title: str, *body: RenderableType) -> Iterator[RenderableType]:
 def _title(explanation: Explanation) -> Iterator[RenderableType]:
     facts = explanation.facts
     yield Text.assemble((wording.plain(facts.workload), _BOLD), (f"  {wording.conditions(facts)}", _DIM))
-    table = _grid()
+    table = grid()
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     peak = Text.assemble(
         (format_bytes(explanation.peak), _BOLD), f" {wording.basis(explanation.world)}", style=_PLAIN
     )
-    _add(table, "Peak", peak)
-    _add(table, "Reached", wording.reached(explanation.instant))
+    add_row(table, "Peak", peak)
+    add_row(table, "Reached", wording.reached(explanation.instant))
     steps = wording.step_peaks(facts)
     if steps:
-        _add(table, "Steps", steps)
+        add_row(table, "Steps", steps)
     yield table
 
 
 def _receipt(explanation: Explanation, width: int) -> RenderableType:
-    table = _grid(expand=True)
+    table = grid(expand=True)
     table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
@@ -117,10 +118,10 @@ def _receipt(explanation: Explanation, width: int) -> RenderableType:
         table.add_column(justify="right", no_wrap=True, style=_DIM)
     table.add_column(ratio=1)
     for row in rows.receipt(explanation):
-        _add(table, *_receipt_cells(row, explanation.peak, width), style=_row_style(row))
+        add_row(table, *_receipt_cells(row, explanation.peak, width), style=_row_style(row))
     total = Row(label="total = peak", parts=((None, explanation.peak),))
     cells = _receipt_cells(total, explanation.peak, width)
-    _add(table, *cells[:-1], "", style=_BOLD)
+    add_row(table, *cells[:-1], "", style=_BOLD)
     return table
 
 
@@ -140,13 +141,13 @@ def _row_style(row: Row) -> str:
 
 
 def _bars(table_rows: Sequence[Row], whole: int) -> RenderableType:
-    table = _grid(expand=True)
+    table = grid(expand=True)
     table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(ratio=1)
     for row in table_rows:
-        _add(
+        add_row(
             table,
             row.label,
             format_bytes(row.nbytes),
@@ -158,13 +159,13 @@ def _bars(table_rows: Sequence[Row], whole: int) -> RenderableType:
 
 def _owners(explanation: Explanation) -> RenderableType:
     shown, rest = rows.owners(explanation, limit=6)
-    table = _grid()
+    table = grid()
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
     for owner in shown:
-        _add(table, format_bytes(owner.nbytes), _owner(owner))
+        add_row(table, format_bytes(owner.nbytes), _owner(owner))
     for row in rest:
-        _add(table, format_bytes(row.nbytes), Text(row.label, style=_DIM))
+        add_row(table, format_bytes(row.nbytes), Text(row.label, style=_DIM))
     return table
 
 
@@ -181,12 +182,12 @@ def _owner(owner: Owner) -> Text:
 
 
 def _phases(explanation: Explanation) -> RenderableType:
-    table = _grid()
+    table = grid()
     for name in ("", "peak in it", "ops", "flops (counted)"):
         table.add_column(name, justify="right" if name else "left", header_style=_DIM)
     table.show_header = True
     for cost in explanation.phases:
-        _add(
+        add_row(
             table,
             cost.phase.value,
             format_bytes(cost.peak),
@@ -197,12 +198,12 @@ def _phases(explanation: Explanation) -> RenderableType:
 
 
 def _alternatives(explanation: Explanation) -> RenderableType:
-    table = _grid()
+    table = grid()
     table.add_column(overflow="fold")
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold", style=_DIM)
     for alternative in explanation.alternatives:
-        _add(
+        add_row(
             table,
             wording.plain(alternative.label),
             format_bytes(alternative.peak),
@@ -212,31 +213,32 @@ def _alternatives(explanation: Explanation) -> RenderableType:
 
 
 def _growth(explanation: Explanation) -> RenderableType:
-    table = _grid()
+    table = grid()
     table.add_column(overflow="fold")
     for _ in range(2):
         table.add_column(justify="right", no_wrap=True)
     for row in rows.growth(explanation, limit=8):
-        _add(table, row.label, format_bytes(row.nbytes), f"{format_bytes(row.per_token)} per token")
+        add_row(table, row.label, format_bytes(row.nbytes), f"{format_bytes(row.per_token)} per token")
     return table
 
 
 def _findings(explanation: Explanation) -> RenderableType:
-    table = _grid()
+    table = grid()
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
     for finding in explanation.findings:
         text = Text.assemble((wording.plain(finding.id), _BOLD), f"  {wording.plain(finding.text)}")
-        _add(table, format_bytes(finding.nbytes) if finding.nbytes else "", text)
+        add_row(table, format_bytes(finding.nbytes) if finding.nbytes else "", text)
     return table
 
 
-def _pairs(pairs: Sequence[tuple[str, str]]) -> RenderableType:
-    table = _grid()
+def pairs(named: Sequence[tuple[str, str]]) -> RenderableType:
+    """Names and values in two columns."""
+    table = grid()
     table.add_column(style=_DIM, no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in pairs:
-        _add(table, name, Text(value))
+    for name, value in named:
+        add_row(table, name, Text(value))
     return table
 
 
@@ -244,20 +246,20 @@ def _difference_parts(difference: Difference) -> Iterator[RenderableType]:
     yield Text.assemble(
         (wording.plain(difference.before), _BOLD), " → ", (wording.plain(difference.after), _BOLD)
     )
-    yield from _section("Peak", _changes([difference.peak]))
-    yield from _section("By category", _changes(difference.categories))
+    yield from section("Peak", _changes([difference.peak]))
+    yield from section("By category", _changes(difference.categories))
     if difference.modules:
-        yield from _section("By module", _changes(difference.modules))
+        yield from section("By module", _changes(difference.modules))
 
 
 def _changes(changes: Sequence[Change]) -> RenderableType:
-    table = _grid()
+    table = grid()
     table.show_header = True
     table.add_column("", overflow="fold")
     for name in ("before", "after", "change"):
         table.add_column(name, justify="right", header_style=_DIM)
     for row in changes:
-        _add(
+        add_row(
             table,
             wording.module_name(row.label),
             format_bytes(row.before),
@@ -270,16 +272,16 @@ def _changes(changes: Sequence[Change]) -> RenderableType:
 def _timeline_parts(timeline: Timeline) -> Iterator[RenderableType]:
     facts = timeline.facts
     yield Text.assemble((wording.plain(facts.workload), _BOLD), (f"  {wording.conditions(facts)}", _DIM))
-    yield _pairs(rows.timeline_facts(timeline))
+    yield pairs(rows.timeline_facts(timeline))
     peak = timeline.peak
     word = wording.basis_word(timeline.world)
-    yield from _section(f"At the peak, {word}", _bars(rows.timeline_receipt(timeline), peak))
+    yield from section(f"At the peak, {word}", _bars(rows.timeline_receipt(timeline), peak))
 
 
 def _largest_batch_parts(found: LargestBatch) -> Iterator[RenderableType]:
     facts = found.facts
     yield Text.assemble((wording.plain(facts.workload), _BOLD), (f"  {wording.mode(facts)}", _DIM))
-    yield _pairs(rows.largest_batch(found))
+    yield pairs(rows.largest_batch(found))
 
 
 def _sparkline(explanation: Explanation, width: int) -> Iterator[RenderableType]:
@@ -302,7 +304,8 @@ def _phase_ruler(curve: CurveSample, width: int) -> str:
     return ruler
 
 
-def _grid(*, expand: bool = False) -> Table:
+def grid(*, expand: bool = False) -> Table:
+    """A table without lines; columns are two spaces apart."""
     return Table(
         box=None,
         show_header=False,
@@ -313,7 +316,7 @@ def _grid(*, expand: bool = False) -> Table:
     )
 
 
-def _add(table: Table, *cells: RenderableType, style: str = _PLAIN) -> None:
+def add_row(table: Table, *cells: RenderableType, style: str = _PLAIN) -> None:
     """Add a row whose texts are taken as they are; rich would read a str, and a model's names, as markup."""
     table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), style=style)
 
