@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..records import Difference, Explanation, LargestBatch, Timeline
+from ..records import Difference, Explanation, Fitted, LargestBatch, Plan, Timeline, Verdict
 from . import fragment
 from .registry import FORMS, print_record, register, render, to_html, to_text, write_html
 
@@ -41,6 +41,24 @@ def _largest_batch_card(found: LargestBatch) -> RenderableType:
     return largest_batch_card(found)
 
 
+def _plan_card(plan: Plan) -> RenderableType:
+    from .plan_terminal import plan_card
+
+    return plan_card(plan)
+
+
+def _verdict_card(verdict: Verdict) -> RenderableType:
+    from .plan_terminal import verdict_card
+
+    return verdict_card(verdict)
+
+
+def _fitted_card(fitted: Fitted) -> RenderableType:
+    from .plan_terminal import fitted_card
+
+    return fitted_card(fitted)
+
+
 def _explanation_page(explanation: Explanation) -> str:
     from .html import page
 
@@ -53,3 +71,6 @@ register(
 register(Difference.kind, card=_difference_card, fragment=fragment.difference_fragment)
 register(LargestBatch.kind, card=_largest_batch_card, fragment=fragment.largest_batch_fragment)
 register(Timeline.kind, card=_timeline_card, fragment=fragment.timeline_fragment)
+register(Plan.kind, card=_plan_card)
+register(Verdict.kind, card=_verdict_card)
+register(Fitted.kind, card=_fitted_card)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ..records import (
     Action,
     Check,
+    Checkpoint,
     Fitted,
     FrontierPoint,
     Lever,
@@ -141,7 +142,7 @@ def summary(plan: Plan, verdict: Verdict | None = None) -> list[tuple[str, str]]
     elif verdict:
         rows.append(("", "not measured"))
     rows.append(("step", f"{times(plan.slowdown_ratio)} predicted, of the plain step's time"))
-    speed = next((c for c in verdict.checks if c.unit == "ratio" and _made(c)), None) if verdict else None
+    speed = _measured_speed(verdict) if verdict else None
     rows += [("", f"{times(speed.got)} measured; {speed.outcome.value}")] if speed else []
     numerics = plan_numerics(plan)
     return [*rows, ("numerics", f"{numerics.value}: {NUMERICS[numerics]}"), ("status", status(plan))]
@@ -150,6 +151,11 @@ def summary(plan: Plan, verdict: Verdict | None = None) -> list[tuple[str, str]]
 def measured_peak(verdict: Verdict) -> Check | None:
     """The check of the peak, if it was made: the first one in bytes whose name is of memory or of a peak."""
     named = (c for c in verdict.checks if c.unit == "B" and ("memory" in c.name or "peak" in c.name))
+    return next((check for check in named if _made(check)), None)
+
+
+def _measured_speed(verdict: Verdict) -> Check | None:
+    named = (c for c in verdict.checks if c.unit == "ratio" and ("speed" in c.name or "time" in c.name))
     return next((check for check in named if _made(check)), None)
 
 
@@ -198,9 +204,17 @@ def conditions(plan: Plan) -> list[tuple[str, str]]:
         ("plain step", f"{plan.before.seconds:.3g} s predicted"),
         ("step of the plan", f"{plan.after.seconds:.3g} s predicted"),
         ("found by", plain(plan.solver)),
+        ("products", _products(plan)),
         ("savings", "of each lever where it stands in the order; alike levers are one line"),
     ]
     return [row for row in rows if row[1]] + [("note", plain(note)) for note in plan.notes]
+
+
+def _products(plan: Plan) -> str:
+    """What `name_actions` calls products, where it does."""
+    everything = [plan.actions, *(point.actions for point in plan.frontier)]
+    kept = any(isinstance(each, Checkpoint) and each.keep for actions in everything for each in actions)
+    return "matrix products and convolutions; those kept do not run again" if kept else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,8 +272,8 @@ def outcome(verdict: Verdict) -> str:
     counts = {kind: sum(check.outcome is kind for check in verdict.checks) for kind in Outcome}
     parts = ", ".join(f"{count} {kind.value}" for kind, count in counts.items() if count)
     if counts[Outcome.FAILED]:
-        return f"failed: {parts}"
-    return f"passed: {parts}" if verdict.passed else "not verified: no check was made"
+        return f"failed ({parts})"
+    return f"passed ({parts})" if verdict.passed else "not verified: no check was made"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
