@@ -65,12 +65,30 @@ def _explanation_page(explanation: Explanation) -> str:
     return page(explanation)
 
 
+def _plan_page(plan: Plan) -> str:
+    from .plan_html import plan_page
+
+    return plan_page(plan)
+
+
+def _verdict_page(verdict: Verdict) -> str:
+    from .plan_html import verdict_page
+
+    return verdict_page(verdict)
+
+
+def _fitted_page(fitted: Fitted) -> str:
+    from .plan_html import fitted_page
+
+    return fitted_page(fitted)
+
+
 register(
     Explanation.kind, card=_explanation_card, page=_explanation_page, fragment=fragment.explanation_fragment
 )
 register(Difference.kind, card=_difference_card, fragment=fragment.difference_fragment)
 register(LargestBatch.kind, card=_largest_batch_card, fragment=fragment.largest_batch_fragment)
 register(Timeline.kind, card=_timeline_card, fragment=fragment.timeline_fragment)
-register(Plan.kind, card=_plan_card)
-register(Verdict.kind, card=_verdict_card)
-register(Fitted.kind, card=_fitted_card)
+register(Plan.kind, card=_plan_card, page=_plan_page)
+register(Verdict.kind, card=_verdict_card, page=_verdict_page)
+register(Fitted.kind, card=_fitted_card, page=_fitted_page)
