@@ -45,7 +45,8 @@ def test_errors_say_what_there_is() -> None:
     with pytest.raises(UsageError, match="unknown form 'pdf'; write one of text, json, html"):
         render(samples.explanation(), "pdf")
     with pytest.raises(
-        UsageError, match="'note' has no text form; these have: difference, explanation, largest_batch"
+        UsageError,
+        match="'note' has no text form; these have: difference, explanation, fitted, largest_batch",
     ):
         to_text(Note())
     for form in FORMS:
@@ -79,4 +80,5 @@ def test_importing_reporting_needs_neither_rich_nor_plotly_nor_torch() -> None:
         "print(sorted(display._HTML))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "['difference', 'explanation', 'largest_batch', 'timeline']", done.stderr
+    kinds = ["difference", "explanation", "fitted", "largest_batch", "plan", "timeline", "verdict"]
+    assert done.stdout.strip() == str(kinds), done.stderr

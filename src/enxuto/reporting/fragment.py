@@ -8,10 +8,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from ..records import Category, Change, Difference, Explanation, LargestBatch, Timeline
-from ..units import format_bytes
-from . import rows, wording
-from .palette import SHADES, SURFACES
+from ..records import (
+    Category,
+    Change,
+    Difference,
+    Explanation,
+    Fitted,
+    LargestBatch,
+    Outcome,
+    Plan,
+    Timeline,
+    Verdict,
+)
+from ..units import format_bytes, format_signed_bytes
+from . import plan_rows, rows, wording
+from .palette import NUMERICS_SHADES, SHADES, SURFACES
+from .plan_rows import LeverRow
 from .rows import Row
 
 _BOX = (
@@ -80,6 +92,91 @@ def largest_batch_fragment(found: LargestBatch) -> str:
         f"<div><strong>{escape(wording.plain(found.facts.workload))}</strong> "
         f'<span style="{_MUTED}">{escape(wording.mode(found.facts))}</span></div>'
         f'<table style="{_TABLE}">{_pair_lines(rows.largest_batch(found), wraps=True)}</table>'
+    )
+
+
+def plan_fragment(plan: Plan) -> str:
+    """A plan from the start to its end, as a card."""
+    return _box(_plan_content(plan, None))
+
+
+def fitted_fragment(fitted: Fitted) -> str:
+    """A plan and its verdict, as a card."""
+    return _box(_plan_content(fitted.plan, fitted.verdict) + _checks(fitted.verdict))
+
+
+def verdict_fragment(verdict: Verdict) -> str:
+    """What was promised beside what was measured, as a card."""
+    title = escape(wording.plain(verdict.workload))
+    return _box(f"<div><strong>{title}</strong></div>{_checks(verdict)}")
+
+
+def _plan_content(plan: Plan, verdict: Verdict | None) -> str:
+    """The outcome, and the levers as rows that lead from the start to the end."""
+    whole = max(plan.before.peak, plan.budget.bytes)
+    grey = SURFACES["unexplained"].either
+    levers = "".join(_lever_line(row, plan, whole) for row in plan_rows.levers(plan))
+    start = _span(0, plan.before.peak, plan, whole, grey)
+    end = _span(0, plan.after.peak, plan, whole, grey)
+    holds = [("floor", wording.plain(each)) for each in plan.floor_holds]
+    needs = [("to allow", each) for each in plan_rows.needed(plan)]
+    refused = [(wording.plain(each.lever), wording.plain(each.reason)) for each in plan.refused]
+    return (
+        f"<div><strong>{escape(wording.plain(plan.workload))}</strong> "
+        f'<span style="{_MUTED}">start {_number(plan.before.peak)} → need {_number(plan.budget.bytes)}</span>'
+        f'</div><table style="{_TABLE}">'
+        f"{_pair_lines([*plan_rows.summary(plan, verdict), *holds, *needs], wraps=True)}</table>"
+        f'<table style="{_TABLE}">{_bytes_line("start", plan.before.peak, start)}{levers}'
+        f"{_bytes_line('end = peak', plan.after.peak, end, rule=_RULE)}</table>"
+        + (f'<table style="{_TABLE};{_MUTED}">{_pair_lines(refused, wraps=True)}</table>' if refused else "")
+    )
+
+
+def _bytes_line(label: str, nbytes: int, span: str, *, rule: str = "") -> str:
+    return (
+        f'<tr style="background:none;font-weight:600"><td style="{_LABEL}{rule}">{label}</td>'
+        f'<td style="{_CELL}{rule}">{_number(nbytes)}</td><td style="{_CELL}{rule}"></td>'
+        f'<td style="{_CELL}{rule}"></td><td style="{_CELL}{rule};width:9rem">{span}</td></tr>'
+    )
+
+
+def _lever_line(row: LeverRow, plan: Plan, whole: int) -> str:
+    low, high = sorted((row.before, row.after))
+    colour = NUMERICS_SHADES[row.numerics].either if row.numerics else SURFACES["unexplained"].either
+    word = row.numerics.value if row.numerics else ""
+    freed = f'<span data-bytes="{-row.freed}" title="{-row.freed:,} bytes">{format_signed_bytes(-row.freed)}</span>'
+    return (
+        f'<tr style="background:none"><td style="{_LABEL}" title="{escape(row.why)}">{escape(row.title)}</td>'
+        f'<td style="{_CELL}">{freed}</td><td style="{_CELL}">{plan_rows.times(row.slowdown_ratio)}</td>'
+        f'<td style="{_CELL};{_MUTED}">{word}</td>'
+        f'<td style="{_CELL}">{_span(low, high, plan, whole, colour)}</td></tr>'
+    )
+
+
+def _span(start: int, stop: int, plan: Plan, whole: int, colour: str) -> str:
+    """A bar from `start` to `stop`, with a line at the budget; decoration beside numbers."""
+    x, end, budget = (1000 * at / whole if whole else 0.0 for at in (start, stop, plan.budget.bytes))
+    return (
+        '<svg aria-hidden="true" viewBox="0 0 1000 12" preserveAspectRatio="none" '
+        'style="display:block;width:100%;height:12px">'
+        f'<rect x="{x:.1f}" y="1" width="{max(end - x, 5):.1f}" height="10" style="fill:{colour}"></rect>'
+        f'<rect x="{min(budget, 993):.1f}" y="0" width="7" height="12" style="fill:currentColor"></rect></svg>'
+    )
+
+
+def _checks(verdict: Verdict) -> str:
+    body = "".join(
+        f'<tr style="background:none"><td style="{_LABEL}" title="{escape(row.how)}">{escape(row.name)}</td>'
+        f'<td style="{_CELL}{";font-weight:600" if row.outcome is Outcome.FAILED else ""}">'
+        f"{row.outcome.value}</td>"
+        f'<td style="{_CELL}">{escape(row.expected)} predicted</td>'
+        f'<td style="{_CELL}">{escape(row.got or "not")} measured</td>'
+        f'<td style="{_CELL};{_MUTED}">{escape(row.tolerance)}</td></tr>'
+        for row in plan_rows.checks(verdict)
+    )
+    return (
+        f'<div style="margin-top:10px">Verdict: {escape(plan_rows.outcome(verdict))}</div>'
+        f'<table style="{_TABLE}">{body}</table>'
     )
 
 

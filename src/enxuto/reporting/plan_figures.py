@@ -158,7 +158,7 @@ def frontier(plan: Plan) -> Figure | None:
         "yaxis": {**AXIS, **_bytes_axis(top), "range": [0, 1.12 * top], "fixedrange": True},
         "shapes": [_budget_along(plan), *([_limit_line(limit)] if left < limit < right else [])],
         "annotations": [
-            _budget_beside(plan),
+            _budget_beside(plan, below=not plan.fits),  # plans that are slow end just above a missed budget
             _chosen_name(plan, (left + right) / 2),
             *([_limit_name(limit)] if left < limit < right else []),
         ],
@@ -226,7 +226,7 @@ def _chosen_name(plan: Plan, middle: float) -> Figure:
         "xanchor": "right" if left else "left",
         "yanchor": "top",
         "xshift": -4 if left else 4,
-        "yshift": -12,
+        "yshift": -16,
         "text": f"<b>this plan {format_bytes(plan.after.peak)}</b>",
         "showarrow": False,
         "font": {"color": "@text", "size": 13},
@@ -238,16 +238,19 @@ def _budget_along(plan: Plan) -> Figure:
     return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": _DASH}
 
 
-def _budget_beside(plan: Plan) -> Figure:
-    """The budget's name at the right, above its line."""
+def _budget_beside(plan: Plan, *, below: bool = False) -> Figure:
+    """The budget's name above its line at the right, or below it at the left."""
     return {
-        "x": 1,
+        "x": 0 if below else 1,
         "xref": "paper",
         "y": plan.budget.bytes,
-        "xanchor": "right",
-        "yanchor": "bottom",
+        "xanchor": "left" if below else "right",
+        "yanchor": "top" if below else "bottom",
+        "xshift": 4 if below else 0,
+        "yshift": -2 if below else 2,
         "text": f"<b>budget {format_bytes(plan.budget.bytes)}</b>",
         "showarrow": False,
+        "bgcolor": "@surface",
         "font": {"color": "@text", "size": 12},
     }
 

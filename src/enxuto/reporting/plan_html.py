@@ -56,16 +56,18 @@ def _header(plan: Plan, verdict: Verdict | None) -> str:
         f'<p class="eyebrow">A plan for one training step</p><h1>{text(plan.workload)}</h1>'
         f'<p class="conditions">start {number(plan.before.peak)} → need {number(plan.budget.bytes)} '
         f"· torch {text(plan.torch)}</p>"
-        f'<div class="hero"><p class="peak">{number(plan.after.peak)}</p>'
-        f'<p class="basis"><span class="tag">predicted</span></p>'
-        + (
-            f'<p class="peak second">{number(round(measured.got))}</p>'
-            f'<p class="basis"><span class="tag">measured</span></p>'
-            if measured
-            else ""
-        )
+        f'<div class="hero">{_hero(plan.after.peak, "predicted")}'
+        + (_hero(round(measured.got), "measured", also="second") if measured else "")
         + f'</div><p class="reached">{fits}{text(plan_rows.spare(plan))}.</p>'
         f'<dl class="summary">{pairs}</dl>'
+    )
+
+
+def _hero(nbytes: int, basis: str, *, also: str = "") -> str:
+    """A large number and what it is; the two stay together where the line wraps."""
+    return (
+        f'<div class="pair"><p class="peak {also}">{number(nbytes)}</p>'
+        f'<p class="basis"><span class="tag">{basis}</span></p></div>'
     )
 
 

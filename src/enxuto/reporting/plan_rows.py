@@ -167,7 +167,7 @@ def needed(plan: Plan) -> list[str]:
     """What would have to be allowed for a plan to fit, where none does."""
     if plan.status is not Status.INFEASIBLE:
         return []
-    wishes = [f"a budget of {format_bytes(plan.after.peak)}, with the plan above"]
+    wishes = [f"a budget of {format_bytes(plan.after.peak)} ({plan.after.peak:,} bytes), with this plan"]
     wishes += _beyond_limits(plan)
     if Numerics.LOSSY not in plan.budget.allow:
         wishes.append("or levers that are lossy: a budget allows them only by name")
