@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from . import units
 
 if TYPE_CHECKING:
-    from .applying import apply as apply
-    from .applying import export as export
+    from .applying import apply as apply  # type: ignore[no-redef]
+    from .applying import export as export  # type: ignore[no-redef]
     from .errors import EnxutoError
     from .explaining import difference as difference  # type: ignore[no-redef]
     from .explaining import explain as explain  # type: ignore[no-redef]
-    from .fitting import fit as fit
+    from .fitting import fit as fit  # type: ignore[no-redef]
     from .predicting import largest_batch
     from .records import (
         Budget,

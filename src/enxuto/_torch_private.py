@@ -27,6 +27,7 @@ from .errors import UsageError
 
 __all__ = [
     "DRY_REFUSALS",
+    "BatchNorms",
     "DryCopies",
     "DryMode",
     "FakeTensor",
@@ -48,6 +49,9 @@ __all__ = [
     "tensor_sequence",
     "unwrapped",
 ]
+
+#: Every norm that keeps running statistics.
+BatchNorms = torch.nn.modules.batchnorm._NormBase
 
 #: What dry tensors raise when an answer depends on values that do not exist.
 DRY_REFUSALS = (

@@ -71,7 +71,7 @@ def fit(
         from ..records import Plan, read
         from ..targets import resolve
 
-        saved = None if plan is None else read(plan, expect=Plan)
+        saved: Any = None if plan is None else read(plan, expect=Plan)
         fitter = Fit(resolve(target, batch=batch), calibrate=not no_calibrate, progress=say)
         options: dict[str, Any] = {"measure": not no_measure, "target": target if cap else None}
         fitted = fitter.again(saved, **options) if asked is None else fitter.within(asked, **options)
@@ -92,7 +92,10 @@ def _budget(text: str, slowdown: float, allow: list[Allowed], fixed: list[str]) 
     from ..records import Budget, Numerics
     from ..units import parse_bytes
 
-    known = sorted(str(kind.__struct_config__.tag) for kind in NUMERICS)
+    known = sorted(
+        str(kind.__struct_config__.tag)
+        for kind in NUMERICS  # type: ignore[attr-defined]
+    )
     for lever in fixed:
         if lever not in known:
             raise UsageError(f"--fixed knows {', '.join(known)}, not {lever!r}")

@@ -354,7 +354,7 @@ class _Group:
         self._members = members
         self._action = action
         self._statistics = [
-            m for module in members for m in module.modules() if isinstance(m, nn.modules.batchnorm._NormBase)
+            m for module in members for m in module.modules() if isinstance(m, private.BatchNorms)
         ]
         self._passing: list[Any] = []
         self._others: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})  # what is no tensor: the same for all
@@ -427,7 +427,7 @@ def _both(first: Any, second: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _frozen_statistics(norms: Sequence[nn.modules.batchnorm._NormBase]) -> Iterator[None]:
+def _frozen_statistics(norms: Sequence[private.BatchNorms]) -> Iterator[None]:
     """While a region runs again, batch norms must not count the batch a second time.
 
     A momentum of 0 leaves running statistics as they are, to the bit: 1 * old + 0 * new.
