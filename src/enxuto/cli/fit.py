@@ -93,8 +93,8 @@ def _budget(text: str, slowdown: float, allow: list[Allowed], fixed: list[str]) 
     from ..units import parse_bytes
 
     known = sorted(
-        str(kind.__struct_config__.tag)
-        for kind in NUMERICS  # type: ignore[attr-defined]
+        str(kind.__struct_config__.tag)  # type: ignore[attr-defined]
+        for kind in NUMERICS
     )
     for lever in fixed:
         if lever not in known:
