@@ -110,10 +110,12 @@ def largest_difference(reference: _Tensors, found: _Tensors) -> Difference:
     floor = _FLOOR_RATIO * max((_largest(tensor) for tensor in reference.values()), default=0.0)
     loosest = max((tolerance_of(tensor.dtype) for tensor in reference.values()), default=0.0)
     worst = Difference(0.0, "", loosest, True)
+    furthest = 0.0
     for name, tensor in reference.items():
         error, tolerance = _error(tensor, found[name], floor), tolerance_of(tensor.dtype)
-        if not _equal(tensor, found[name]) and error * worst.tolerance >= worst.error * tolerance:
-            worst = Difference(error, name, tolerance, False)
+        excess = error / tolerance if tolerance else error
+        if not _equal(tensor, found[name]) and excess >= furthest:
+            worst, furthest = Difference(error, name, tolerance, False), excess
     return worst
 
 
