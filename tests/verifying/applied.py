@@ -156,21 +156,20 @@ class StandIn:
             self.leave(model, optimizer)
 
 
-def measured(plan: Plan, work: Workload) -> int:
-    """The steady peak of the plan, applied by the stand-in."""
-    promise = Promise(plan=plan, work=work, apply=StandIn())
+def measured(plan: Plan, work: Workload, apply: Any) -> int:
+    """The steady peak of the plan when it is applied."""
+    promise = Promise(plan=plan, work=work, apply=apply)
     stage = promise.stage()
 
     @contextmanager
     def entered() -> Iterator[Callable[[], Any]]:
         with promise.applied(stage) as run:
-            yield lambda: run.step(stage.batch)
+            yield lambda: run.step(stage.batch) if work.training else bool(run.step(stage.batch) is None)
 
     return measured_peaks(stage, entered).steady
 
 
-def true_promise(*actions: Action, work: Workload, **settings: Any) -> Plan:
+def true_promise(*actions: Action, work: Workload, apply: Any = None, **settings: Any) -> Plan:
     """A plan that promises what it holds."""
-    return plan_of(
-        *actions, promised=measured(plan_of(*actions), work), before=true_peaks(work).steady, **settings
-    )
+    promised = measured(plan_of(*actions), work, apply or StandIn())
+    return plan_of(*actions, promised=promised, before=true_peaks(work).steady, **settings)

@@ -13,25 +13,30 @@ import pytest
 import torch
 from torch import nn
 
+from enxuto.applying import apply as own_apply
 from enxuto.errors import UsageError
 from enxuto.records import (
     Checkpoint,
+    EarlyRelease,
+    InferenceMode,
     MicroBatches,
     Numerics,
+    OneKernelStep,
     OptimizerInBackward,
     Outcome,
     Verdict,
     from_json,
     to_json,
 )
-from enxuto.verifying import Cap, CapRun, verify
+from enxuto.targets import resolve
+from enxuto.verifying import Cap, CapRun, process_base, run_capped, verify
 from enxuto.verifying import capping as capping_module
 from enxuto.verifying.capping import judged
 from enxuto.verifying.gradients import largest_difference, tolerance_of
 from enxuto.verifying.randomness import without_dropout
 from enxuto.verifying.runs import Promise
 from enxuto.verifying.undo import check_undo
-from tests.verifying.applied import CHECKPOINTS, WIDTH, StandIn, plan_of, true_promise, work_of
+from tests.verifying.applied import CHECKPOINTS, WIDTH, StandIn, plan_of, stack, true_promise, work_of
 
 NAMES = ["memory", "loss", "gradients", "buffers", "update", "undo", "speed", "cap"]
 PASSED, FAILED, NOT_CHECKED = Outcome.PASSED, Outcome.FAILED, Outcome.NOT_CHECKED
@@ -451,10 +456,8 @@ def test_a_cap_that_cannot_be_set_says_why(monkeypatch: pytest.MonkeyPatch) -> N
     assert "too little" in check(plan_of(promised=2**20, before=2**21), "zoo:digits_cnn").how
 
 
-def test_the_untouched_step_dies_under_a_real_cap_that_its_base_does_not_reach() -> None:
-    # the planned half waits for enxuto.applying: here both run untouched, so the cap must not pass
-    from enxuto.verifying import process_base, run_capped
-
+@pytest.mark.slow
+def test_the_untouched_step_runs_free_and_dies_under_a_tight_cap() -> None:
     env = capping_module._environment()
     target = "zoo:unet?batch=2&size=128"
     command = [sys.executable, "-m", "enxuto.verifying.capped_step", target, "-", "1"]
@@ -466,3 +469,64 @@ def test_the_untouched_step_dies_under_a_real_cap_that_its_base_does_not_reach()
     base = process_base(("enxuto.verifying.capped_step",), env=env, how=free.how)
     tight = run_capped(command, limit=base + 32 * 2**20, timeout=120, env=env, how=free.how)
     assert tight.died_of_memory
+
+
+# ---- With the library's own way of applying --------------------------------------------------------------------
+
+
+def own_promise(*actions: Any, work: Any, **settings: Any) -> Any:
+    return true_promise(*actions, work=work, apply=own_apply, **settings)
+
+
+ROUNDING = {"numerics": Numerics.ROUNDING}
+
+
+@pytest.mark.parametrize(
+    ("actions", "model", "settings"),
+    [
+        (CHECKPOINTS, stack, {}),
+        ((*CHECKPOINTS, OptimizerInBackward()), stack, {}),
+        ((*CHECKPOINTS, EarlyRelease()), stack, {}),
+        ((OneKernelStep(),), stack, ROUNDING),
+        ((MicroBatches(pieces=4), EarlyRelease()), plain(0.5), ROUNDING),
+    ],
+    ids=["checkpoints", "optimizer in backward", "early release", "one kernel", "micro-batches"],
+)
+def test_the_library_s_own_levers_keep_their_promises(actions: Any, model: Any, settings: Any) -> None:
+    work = work_of(model)
+    verdict = verify(own_promise(*actions, work=work, **settings), work)
+    assert Outcome.FAILED not in outcomes(verdict).values(), verdict
+    assert {verdict["memory"].outcome, verdict["loss"].outcome, verdict["undo"].outcome} == {PASSED}
+    assert PASSED in (verdict["gradients"].outcome, verdict["update"].outcome)
+
+
+def test_inference_mode_keeps_its_promise() -> None:
+    work = work_of(optimizer=None, loss=lambda model, x: model(x), grad=True)
+    verdict = verify(own_promise(InferenceMode(), work=work), work)
+    assert (outcomes(verdict)["memory"], outcomes(verdict)["loss"]) == (PASSED, PASSED)
+    assert Outcome.FAILED not in outcomes(verdict).values(), verdict
+
+
+def test_a_step_of_the_user_s_own_stays_theirs_under_a_plan() -> None:
+    def step(model: nn.Module, optimizer: Any, batch: Any) -> Any:
+        optimizer.zero_grad()
+        loss = model(batch).square().mean()
+        loss.backward()
+        nn.utils.clip_grad_value_(model.parameters(), 1e-6)
+        optimizer.step()
+        return loss
+
+    work = work_of(step=step, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=1.0))
+    verdict = verify(own_promise(*CHECKPOINTS, work=work), work)
+    assert (outcomes(verdict)["update"], outcomes(verdict)["memory"]) == (PASSED, PASSED)
+
+
+@pytest.mark.slow
+def test_a_plan_lives_under_a_real_cap_that_the_untouched_step_dies_of() -> None:
+    target = "zoo:gpt?batch=8&length=128"
+    work = resolve(target)
+    plan = own_promise(*(Checkpoint(modules=(f"h.{n}",), random=True) for n in range(6)), work=work)
+    check = capping_module.check_cap(plan, target, wanted=True, progress=lambda line: None)
+    if "no memory limit" in check.how:
+        pytest.skip(check.how)
+    assert check.outcome is PASSED, check.how

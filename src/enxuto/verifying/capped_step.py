@@ -9,10 +9,10 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..records import Plan, World
+from ..records import Plan
 from ..targets import resolve
 from ..techniques.host_allocator import set_mallopt
-from .runs import Promise, Untouched, own_apply, seeded
+from .runs import Promise, Untouched, seeded
 
 
 def main(target: str, plan_path: str, steps: int) -> None:
@@ -30,7 +30,7 @@ def main(target: str, plan_path: str, steps: int) -> None:
                 run.step(batch)
     else:
         plan = Plan.from_json(Path(plan_path).read_bytes())
-        promise = Promise(plan=plan, work=work, apply=own_apply(), world=World.CPU)
+        promise = Promise(plan=plan, work=work)
         stage = promise.planned_stage()
         with promise.applied(stage) as applied:
             for _ in range(steps):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import random
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from ..records import MicroBatches, Numerics, OptimizerInBackward, Plan, SmallerBatch, World
+from ..applying import apply as own_apply
+from ..records import InferenceMode, MicroBatches, Numerics, OptimizerInBackward, Plan, SmallerBatch, World
 from ..tracing.worlds import Stage, place_for, untouched_globals
 from ..workload import Workload
 from .memory import run_step
@@ -42,11 +42,6 @@ class Apply(Protocol):
     def __call__(
         self, plan: Plan, work: Workload, *, model: nn.Module | None, optimizer: Optimizer | None
     ) -> AbstractContextManager[Run]: ...
-
-
-def own_apply() -> Apply:
-    """The library's own way of applying a plan."""
-    return cast(Apply, importlib.import_module("enxuto.applying").apply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +75,7 @@ class Promise:
 
     plan: Plan
     work: Workload
-    apply: Apply
+    apply: Apply = own_apply
     world: World = World.CPU
 
     @property
@@ -116,9 +111,19 @@ class Promise:
         """The workload's own loop on these objects."""
         yield Untouched(self.work, stage.model, stage.optimizer)
 
-    def applied(self, stage: Stage) -> AbstractContextManager[Run]:
-        """The plan's loop on these objects."""
-        return self.apply(self.plan, self.work, model=stage.model, optimizer=stage.optimizer)
+    @contextmanager
+    def applied(self, stage: Stage) -> Iterator[Run]:
+        """The plan's loop on these objects.
+
+        Inference, and a step of the user's own that runs in one piece, stay the user's own code, on the changed model.
+        """
+        with self.apply(self.plan, self.work, model=stage.model, optimizer=stage.optimizer) as run:
+            if self.work.training and (self.work.step is None or self.in_pieces):
+                yield run
+            else:
+                quiet = any(isinstance(action, InferenceMode) for action in self.plan.actions)
+                work = replace(self.work, grad=self.work.grad and not quiet)
+                yield Untouched(work, run.model, run.optimizer)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 
+from ..applying import apply as own_apply
 from ..errors import UsageError
 from ..records import Check, Outcome, Plan, Verdict, World
 from ..tracing.worlds import Stage
@@ -19,7 +20,7 @@ from ..workload import Workload
 from .capping import check_cap
 from .gradients import NAMES, check_gradients, not_checked
 from .memory import check_memory, device_of, measured_peaks
-from .runs import Apply, Promise, Run, own_apply, seeded
+from .runs import Apply, Promise, Run, seeded
 from .undo import check_undo
 
 _PAIRS = 5
@@ -29,7 +30,7 @@ def verify(
     plan: Plan,
     work: Workload,
     *,
-    apply: Apply | None = None,
+    apply: Apply = own_apply,
     world: World | str = World.CPU,
     cap: bool = False,
     target: str | None = None,
@@ -45,7 +46,7 @@ def verify(
     Args:
         plan: what was promised, for this workload.
         work: its callables are called anew for each run; the random states of this process stay as they are.
-        apply: how a plan is applied; None is `enxuto.applying.apply`.
+        apply: how a plan is applied.
         world: "cpu" or "cuda": where the steps run. The promise has to be about the same.
         cap: run the plan and the untouched step in processes of their own under a memory limit; needs `target`.
         target: the TARGET string of the same workload, by which a child process finds it.
@@ -61,7 +62,7 @@ def verify(
     world = World(world)
     if world is World.DRY:
         raise UsageError("verify() runs real steps: world= takes 'cpu' or 'cuda'")
-    promise = Promise(plan=plan, work=work, apply=apply or own_apply(), world=world)
+    promise = Promise(plan=plan, work=work, apply=apply, world=world)
     say = progress or (lambda line: None)
     say("measuring the peak of the applied plan")
     checks = [_memory(promise)]
