@@ -66,7 +66,8 @@ class Lives:
     static: Array = field(init=False)
     last_use: Array = field(init=False)  # of a save: the end of its last use; its release where there is none
     first_unpack: Array = field(init=False)  # of a save; ticks where never
-    by_pack: Array = field(init=False)  # saves in the order of their packs
+    numbers: Array = field(init=False)  # blocks that a node keeps of a number, out of sight of any hook
+    by_pack: Array = field(init=False)  # saves seen by hooks, in the order of their packs
     packs: Array = field(init=False)
     by_birth: Array = field(init=False)
     births: Array = field(init=False)
@@ -84,7 +85,13 @@ class Lives:
         self.last_use = np.where(self.last_use > 0, self.last_use, t.saves.release)
         self.first_unpack = np.full(len(t.saves), t.ticks, np.int64)
         np.minimum.at(self.first_unpack, owners, t.saves.unpacks.values)
-        self.by_pack = np.argsort(t.saves.pack, kind="stable")
+        number = (
+            t.saves.pack == t.blocks.born[t.saves.block]
+        )  # kept from birth: an op's result is packed later
+        self.numbers = np.zeros(len(t.blocks), bool)
+        self.numbers[t.saves.block[number]] = True
+        order = np.argsort(t.saves.pack, kind="stable")
+        self.by_pack = order[~number[order]]
         self.packs = t.saves.pack[self.by_pack]
         self.by_birth = np.argsort(t.blocks.born, kind="stable")
         self.births = t.blocks.born[self.by_birth]
@@ -99,7 +106,7 @@ class Lives:
         self.counts = writers[np.isin(self.written, counters)]
 
     def saves_packed(self, start: int, stop: int) -> Array:
-        """Saves packed at start < t < stop, in order."""
+        """Saves that a checkpoint drops, packed at start < t < stop, in order."""
         return self.by_pack[slice(*np.searchsorted(self.packs, [start + 1, stop]))]
 
     def blocks_born(self, start: int, stop: int) -> Array:
@@ -209,6 +216,7 @@ def recomputation(
     end = rerun.again(np.minimum(t.blocks.natural[born], stop + 1))
     mine = where[blocks] >= 0
     np.maximum.at(end, where[blocks[mine]], used[mine])
+    end[lives.numbers[born]] = rerun.end  # kept by the nodes that run again, and in the forward all the same
     skipped = np.isin(t.blocks.op[born], list(left_out))
     outputs = np.isin(t.blocks.op[born], list(kept)) & (t.blocks.category[born] != _SCRATCH)
     check_kept(lives, born[outputs], region)
