@@ -33,7 +33,7 @@ before = int(open("/proc/self/statm").read().split()[1])
 blocks = [libc.malloc(2**20) for _ in range(100)]
 for block in blocks:
     ctypes.memset(block, 1, 2**20)
-crumb = libc.malloc(50000)
+crumb = libc.malloc(2**20)  # as large as the blocks: smaller, it could fall into a hole before them
 for block in blocks:
     libc.free(block)
 print(malloc_library(), int(open("/proc/self/statm").read().split()[1]) - before)
