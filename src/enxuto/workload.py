@@ -28,7 +28,8 @@ class Workload:
         name: what reports call this work.
         step: `step(model, optimizer, batch)` replaces the usual step (zero_grad, loss, backward, step), for
             loops that accumulate, clip or keep gradients; it is then called once per recorded step, and
-            perhaps once more to look at the peak. What it returns lives until the next, as a `loss` does.
+            perhaps once more to look at the peak. What a training step returns lives until the next, as a
+            loop's `loss` does.
         items: `items(batch)` counts what the loss is a mean over, where that is not the samples: the targets
             that are no padding. Micro-batches need it to weigh their pieces.
         grad: inference only: True runs it, `step` included, as a user who forgot `torch.no_grad()` would.

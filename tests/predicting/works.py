@@ -64,7 +64,16 @@ NETS = {
     for work in (
         training(lambda: architectures.gpt(64, 32, 2, 2, 16), tokens, next_token, "gpt"),
         training(
-            partial(VisionTransformer, num_classes=10, image_size=32, patch=8, width=32, depth=2, heads=2),
+            partial(
+                VisionTransformer,
+                num_classes=10,
+                image_size=32,
+                patch=8,
+                width=32,
+                depth=2,
+                heads=2,
+                dropout=0.0,
+            ),
             images,
             classify,
             "vit",

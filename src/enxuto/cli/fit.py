@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import UsageError
-
-Allowed = Literal["lossy"]
 
 
 def fit(
@@ -29,10 +27,9 @@ def fit(
     max_slowdown: Annotated[
         float, typer.Option(metavar="RATIO", help="The longest step, as a multiple of the plain one; 0: any.")
     ] = 0.0,
-    allow: Annotated[
-        list[Allowed] | None,
-        typer.Option(help="Also allow levers that change the updates, such as a smaller batch."),
-    ] = None,
+    lossy: Annotated[
+        bool, typer.Option("--lossy", help="Also allow levers that change the updates: a smaller batch.")
+    ] = False,
     fixed: Annotated[
         list[str] | None,
         typer.Option(metavar="LEVER", help="A lever that must not be used, for instance micro-batches."),
@@ -65,7 +62,7 @@ def fit(
     output.check_writable(html, save, export)
     if (budget is None) == (plan is None):
         raise UsageError("fit needs --budget SIZE (for instance --budget 2GiB), or --plan FILE, and not both")
-    asked = None if budget is None else _budget(budget, max_slowdown, allow or [], fixed or [])
+    asked = None if budget is None else _budget(budget, max_slowdown, fixed or [], lossy=lossy)
     with progress() as say:
         from ..fitting import Fit
         from ..records import Plan, read
@@ -87,7 +84,7 @@ def fit(
         raise typer.Exit(1)
 
 
-def _budget(text: str, slowdown: float, allow: list[Allowed], fixed: list[str]) -> Any:
+def _budget(text: str, slowdown: float, fixed: list[str], *, lossy: bool) -> Any:
     from ..planning import NUMERICS
     from ..records import Budget, Numerics
     from ..units import parse_bytes
@@ -105,6 +102,6 @@ def _budget(text: str, slowdown: float, allow: list[Allowed], fixed: list[str]) 
     return Budget(
         bytes=parse_bytes(text),
         max_slowdown_ratio=slowdown,
-        allow=(*usual, Numerics.LOSSY) if "lossy" in allow else usual,
+        allow=(*usual, Numerics.LOSSY) if lossy else usual,
         fixed=tuple(fixed),
     )

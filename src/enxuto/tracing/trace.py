@@ -213,7 +213,8 @@ def _run_step(work: Workload, stage: Stage) -> Any:
         return training_step(work.loss, stage.model, stage.optimizer, stage.batch)
     with torch.set_grad_enabled(work.training or work.grad):
         if work.step is not None:
-            return work.step(stage.model, stage.optimizer, stage.batch)
+            value = work.step(stage.model, stage.optimizer, stage.batch)
+            return value if work.training else None  # an output is used up, a `loss` keeps its name
         work.loss(stage.model, stage.batch)
     return None
 
