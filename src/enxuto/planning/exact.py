@@ -9,7 +9,11 @@ Huangfu and Hall, "Parallelizing the dual revised simplex method" (2018): HiGHS.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -147,7 +151,8 @@ class Program:
         import highspy
 
         scale = 2.0**-20  # MiB, so that the rows are of one order
-        model = highspy.Highs()  # type: ignore[no-untyped-call]
+        with _quiet():
+            model = highspy.Highs()  # type: ignore[no-untyped-call]
         model.silent()
         model.setOptionValue("mip_rel_gap", gap)
         model.setOptionValue("time_limit", self.seconds_limit)
@@ -191,3 +196,18 @@ class Program:
             return None, bound, False
         values = np.array(model.getSolution().col_value[: self._columns])
         return np.flatnonzero(values > 0.5).tolist(), bound, status == highspy.HighsModelStatus.kOptimal
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep standard output free of what HiGHS prints below Python before it can be told not to: it may be JSON."""
+    sys.stdout.flush()
+    libc, kept, nowhere = ctypes.CDLL(None), os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        libc.fflush(None)  # it waits in C's buffer
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)

@@ -130,7 +130,8 @@ class Planner:
         """The Timeline that a plan of this planner predicts."""
         for searched in self.searched():
             for point in searched.explored.points:
-                if (*searched.base.actions, *searched.explored.actions(point)) == plan.actions:
+                actions = (*searched.base.actions, *searched.explored.actions(point))
+                if point.peak == plan.after.peak and set(actions) == set(plan.actions):
                     candidates = searched.explored.candidates
                     edit = joined(candidates[index].edit for index in point.chosen)
                     return edited(searched.base.timeline, edit)
