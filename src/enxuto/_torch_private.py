@@ -211,9 +211,10 @@ def observed_rng_states(made: Callable[[torch.Tensor], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def observed_module_calls(
-    enter: Callable[[torch.nn.Module, tuple[Any, ...], dict[str, Any]], None], leave: Callable[[], None]
+    enter: Callable[[torch.nn.Module, tuple[Any, ...], dict[str, Any]], None], leave: Callable[[Any], None]
 ) -> Iterator[None]:
-    """Call `enter` and `leave` around every module call, keyword arguments and exceptions included.
+    """Call `enter` and `leave` around every module call, keyword arguments and exceptions included; `leave` is
+    given what the call returns, None after an exception.
 
     One patched method instead of hooks: no module is changed, and the extra frame holds no tensor that
     torch's own frames do not hold already.
@@ -222,10 +223,12 @@ def observed_module_calls(
 
     def observed(self: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         enter(self, args, kwargs)
+        result = None
         try:
-            return call(self, *args, **kwargs)
+            result = call(self, *args, **kwargs)
         finally:
-            leave()
+            leave(result)
+        return result
 
     torch.nn.Module.__call__ = observed  # type: ignore[method-assign]
     try:

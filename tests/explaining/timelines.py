@@ -128,6 +128,7 @@ class Script:
                 "arguments": arguments,
                 "hooked": 1,
                 "extras": 0,
+                "returns": -1,
             }
         )
         return len(self.calls) - 1

@@ -385,6 +385,7 @@ def timeline() -> Timeline:
             arguments=empty_rows,
             hooked=nothing.astype(bool),
             extras=nothing.astype(np.int32),
+            returns=nothing,
         ),
         ops=Ops(
             name=nothing,

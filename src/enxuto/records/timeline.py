@@ -163,7 +163,9 @@ class Saves(Columns[Save]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One call of a module: its path, when it ran, the blocks of its tensor arguments. `hooked` is False
-    where saved tensors could not be seen (under torch.func); a recomputed call has phase BACKWARD."""
+    where saved tensors could not be seen (under torch.func); a recomputed call has phase BACKWARD. Calls with
+    the same `extras` were given the same other arguments besides tensors, 0 is none; `returns` is the block of
+    the one tensor that the call returned, -1 if it returned anything else."""
 
     module: int
     parent: int
@@ -173,6 +175,7 @@ class Call:
     arguments: tuple[int, ...]
     hooked: bool
     extras: int
+    returns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -187,6 +190,7 @@ class Calls(Columns[Call]):
     arguments: Ragged
     hooked: np.ndarray
     extras: np.ndarray
+    returns: np.ndarray
 
     def row(self, index: int) -> Call:
         return Call(
@@ -198,6 +202,7 @@ class Calls(Columns[Call]):
             arguments=self.arguments[index],
             hooked=bool(self.hooked[index]),
             extras=int(self.extras[index]),
+            returns=int(self.returns[index]),
         )
 
 

@@ -256,6 +256,13 @@ def _calls(
         arguments=_taken(c.arguments, source, copies, np.array([at for *_, at in sources], np.int64)),
         hooked=c.hooked[source],
         extras=c.extras[source],
+        returns=np.array(
+            [
+                copies.get((block, at), block)
+                for block, (*_, at) in zip(c.returns[source].tolist(), sources, strict=True)
+            ],
+            np.int64,
+        ),
     )
     old = np.array([ids[call, -1] for call in range(len(c))], np.int64)
     return calls, old, ids

@@ -113,7 +113,9 @@ class _Passes:
             ticks=self.ticks,
             blocks=self._blocks(),
             saves=self._columns("saves", self._all("saves"), blocks=("block",), calls=("call",)),
-            calls=self._columns("calls", self._all("calls"), blocks=("arguments",), calls=("parent",)),
+            calls=self._columns(
+                "calls", self._all("calls"), blocks=("arguments", "returns"), calls=("parent",)
+            ),
             ops=self._columns("ops", self.kept_ops, blocks=("reads", "writes"), calls=("call",)),
             phases=self._phases(),
             accumulations=self._accumulations(),
@@ -251,7 +253,7 @@ class _Passes:
                     if name in ticks:
                         return np.asarray(self._clock(number, values))
                     if name in blocks:
-                        return self.block_ids[number][values]
+                        return np.where(values >= 0, self.block_ids[number][values], -1)
                     if name in calls:
                         return np.where(values >= 0, values + self.call_offsets[number], -1)
                     return values

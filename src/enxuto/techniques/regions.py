@@ -142,8 +142,9 @@ def _follow_directly(timeline: Timeline, before: int, after: int) -> None:
     if len(c.arguments[before]) != 1 or len(c.arguments[after]) != 1:
         raise Refused("they take more than one tensor")
     (passed,) = c.arguments[after]
-    if not c.enter[before] < timeline.blocks.born[passed] < c.exit[before]:
-        raise Refused("the second does not take what the first returns")
+    made_inside = c.enter[before] < timeline.blocks.born[passed] < c.exit[before]
+    if not made_inside or c.returns[before] != passed:
+        raise Refused("the second does not take what the first returns, and nothing else")
     if c.extras[before] != c.extras[after]:
         raise Refused("they take different arguments besides the tensor that passes")
     kept_for = int(c.exit[after]), int(timeline.blocks.natural[passed])

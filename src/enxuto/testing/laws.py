@@ -109,6 +109,7 @@ def _check_indices(t: Timeline) -> None:
         (s.node, "saves.node", "name", none),
         (c.module, "calls.module", "name", some),
         (c.parent, "calls.parent", "call", none),
+        (c.returns, "calls.returns", "block", none),
         (c.arguments.values, "calls.arguments", "block", some),
         (o.name, "ops.name", "name", some),
         (o.call, "ops.call", "call", none),

@@ -174,6 +174,7 @@ def _calls(rng: np.random.Generator, clock: _Clock, count: int) -> tuple[dict[st
         "exit": leave,
         "hooked": rng.random(count) < 0.9,
         "extras": rng.integers(0, 3, count).astype(np.int32),
+        "returns": np.full(count, _NONE, np.int64),
     }
     return rows, _Innermost(ticks, open_after)
 

@@ -169,6 +169,7 @@ def _calls(recorder: Recorder, window: Window, block_ids: np.ndarray) -> tuple[C
         arguments=Ragged.of([_mapped(recorder.c_arguments[i], block_ids) for i in rows]),
         hooked=np.array(recorder.c_hooked, bool)[rows],
         extras=np.array(recorder.c_extras, np.int32)[rows],
+        returns=_renumbered(np.array(recorder.c_returns, np.int64)[rows], block_ids),
     )
     return calls, ids
 

@@ -144,6 +144,7 @@ class Recorder(private.TorchDispatchMode):
         self.c_arguments: list[list[int]] = []
         self.c_hooked: list[bool] = []
         self.c_extras: list[int] = []
+        self.c_returns: list[int] = []
         self._extras: dict[tuple[Any, ...], int] = {((), ()): 0}
         # ops
         self.o_name: list[int] = []
@@ -647,11 +648,17 @@ class Recorder(private.TorchDispatchMode):
         self.c_hooked.append(self._hooked)
         positions = tuple((i, id(a)) for i, a in enumerate(args) if not isinstance(a, Tensor))
         names = tuple((k, _UNSET if isinstance(v, Tensor) else id(v)) for k, v in kwargs.items())
+        self.c_returns.append(_UNSET)
         self.c_extras.append(self._extras.setdefault((positions, names), len(self._extras)))
         self._stack.append(call)
 
-    def _call_ends(self) -> None:
-        self.c_exit[self._stack.pop()] = self._tick()
+    def _call_ends(self, result: Any) -> None:
+        call = self._stack.pop()
+        returned: list[int] = []
+        if isinstance(result, Tensor):
+            self._collect(result, returned)
+        self.c_returns[call] = returned[0] if len(returned) == 1 else _UNSET
+        self.c_exit[call] = self._tick()
 
     def _backward_begins(self) -> None:
         self._follow_numbers()
