@@ -82,7 +82,7 @@ def test_the_optimizer_in_the_backward(name: str) -> None:
     check_timeline(simulated)
 
 
-@pytest.mark.parametrize(("name", "pieces"), [("gpt", 2), ("vit", 2), ("llama", 4), ("squeezenet", 2)])
+@pytest.mark.parametrize(("name", "pieces"), [("gpt", 2), ("vit", 3), ("llama", 4), ("squeezenet", 2)])
 def test_micro_batches_uneven_ones_too(name: str, pieces: int) -> None:
     check_technique(NETS[name], [MicroBatches(pieces=pieces)], plain=plain(name))
 

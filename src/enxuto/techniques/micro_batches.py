@@ -210,8 +210,13 @@ class _Passes:
         lasting = fresh & (natural == piece.ticks) & ~is_gradient  # the loss: its name is taken again
         natural[lasting & (b.born < self.updates[number])] = self.updates[number]
         natural = self._clock(number, natural)
+        readers = piece.ops.tick[piece.ops.reads.owners()]
+        backward = readers < self.updates[number]
+        last_read = np.zeros(len(b), np.int64)  # a gradient may share its memory with what flows on
+        np.maximum.at(last_read, piece.ops.reads.values[backward], readers[backward])
         for row in piece.accumulations:
-            natural[row.gradient] = self._clock(number, np.int64(row.tick + 1)) if number else self.ticks
+            over = max(row.tick, int(last_read[row.gradient])) + 1
+            natural[row.gradient] = self._clock(number, np.int64(over)) if number else self.ticks
         stays = (b.phase == _BEFORE) & (b.natural >= self.updates[number])
         natural[stays] = self.ticks - piece.ticks + b.natural[stays]
         op_ids = np.full(len(piece.ops), -1, np.int64)
