@@ -51,7 +51,7 @@ def test_fuzzed_checkpoints_are_simulated_to_the_byte(name: str, chunk: int) -> 
     for seed in range(chunk, min(chunk + CHUNK, SETS[name])):
         actions = fuzzed(name, seed)
         assert actions
-        check_technique(NETS[name], actions, plain=plain(name))
+        check_timeline(check_technique(NETS[name], actions, plain=plain(name)))
 
 
 @pytest.mark.parametrize("name", ["gpt", "vit", "resnet18", "lstm", "unet"])
@@ -84,7 +84,7 @@ def test_the_optimizer_in_the_backward(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "pieces"), [("gpt", 2), ("vit", 3), ("llama", 4), ("squeezenet", 2)])
 def test_micro_batches_uneven_ones_too(name: str, pieces: int) -> None:
-    check_technique(NETS[name], [MicroBatches(pieces=pieces)], plain=plain(name))
+    check_timeline(check_technique(NETS[name], [MicroBatches(pieces=pieces)], plain=plain(name)))
 
 
 def _mixed(first: Action, name: str) -> Sequence[Action]:
@@ -94,4 +94,4 @@ def _mixed(first: Action, name: str) -> Sequence[Action]:
 @pytest.mark.parametrize("name", ["gpt", "vit"])
 @pytest.mark.parametrize("first", [MicroBatches(pieces=2), OptimizerInBackward()])
 def test_checkpoints_on_other_bases(first: Action, name: str) -> None:
-    check_technique(NETS[name], _mixed(first, name), plain=plain(name))
+    check_timeline(check_technique(NETS[name], _mixed(first, name), plain=plain(name)))

@@ -186,6 +186,7 @@ def edited(timeline: Timeline, edit: Edit) -> Timeline:
         saves=_saves(timeline, edit, clock, call_ids),
         calls=calls,
         ops=ops,
+        holders=(),  # they were looked for in the plain step
         phases=tuple(
             PhaseSpan(phase=s.phase, start=int(clock(position(s.start))), stop=int(clock(position(s.stop))))
             for s in timeline.phases
@@ -195,7 +196,32 @@ def edited(timeline: Timeline, edit: Edit) -> Timeline:
             for a in timeline.accumulations
         ),
     )
+    result = replace(
+        result,
+        calls=replace(calls, arguments=_alive(result, edit, calls.arguments, calls.enter)),
+        ops=replace(
+            ops,
+            reads=_alive(result, edit, ops.reads, ops.tick),
+            writes=_alive(result, edit, ops.writes, ops.tick),
+        ),
+    )
     return replace(result, facts=replace(timeline.facts, step_peaks=(result.peak,)))
+
+
+def _alive(edited: Timeline, edit: Edit, blocks: Ragged, ticks: Array) -> Ragged:
+    """Blocks named at ticks; where one is gone by then, the copy of it that is alive stands for it."""
+    born, ends = edited.blocks.born, edited.ends
+    named, tick = blocks.values.copy(), ticks[blocks.owners()]
+    copies: dict[int, list[int]] = {}
+    first = len(edited.blocks) - len(edit.births.of)
+    for row, of in enumerate(edit.births.of.tolist()):
+        copies.setdefault(of, []).append(first + row)
+    for place in np.flatnonzero((born[named] > tick) | (tick > ends[named])).tolist():
+        for copy in copies.get(int(named[place]), []):
+            if born[copy] <= tick[place] <= ends[copy]:
+                named[place] = copy
+                break
+    return Ragged(offsets=blocks.offsets, values=named)
 
 
 class _Clock:
@@ -213,53 +239,61 @@ class _Clock:
 
 
 def _copies(timeline: Timeline, edit: Edit) -> dict[tuple[int, int], int]:
-    """The block that stands for a block in what runs again: by (its id, the rerun's tick)."""
+    """The block that stands for a block in what runs again: by (its id, the rerun)."""
     first = len(timeline.blocks)
-    rows = zip(edit.births.of.tolist(), tick_of(edit.births.born).tolist(), strict=True)
-    return {(of, at): first + row for row, (of, at) in enumerate(rows) if of >= 0}
+    rows = zip(edit.births.of.tolist(), _rerun_of(edit).tolist(), strict=True)
+    return {(of, rerun): first + row for row, (of, rerun) in enumerate(rows) if of >= 0}
+
+
+def _rerun_of(edit: Edit) -> Array:
+    """The rerun (index) in which each block of an edit is born, -1 for none."""
+    found = np.full(len(edit.births.born), -1, np.int64)
+    for number, rerun in enumerate(edit.reruns):
+        found[(edit.births.born >= rerun.again(rerun.start)) & (edit.births.born < rerun.end)] = number
+    return found
 
 
 def _calls(
     timeline: Timeline, edit: Edit, clock: _Clock, copies: dict[tuple[int, int], int]
 ) -> tuple[Calls, Array, dict[tuple[int, int], int]]:
-    """Calls with those that run again; new indices of the old ones, and of the repeated by (call, at)."""
+    """Calls with those that run again; new indices of all, by (call, rerun or -1)."""
     c = timeline.calls
-    sources: list[tuple[int, int, int, int]] = [  # (entry, exit, call, the rerun's tick or -1)
+    sources: list[tuple[int, int, int, int]] = [  # (entry, exit, call, rerun or -1)
         (enter, leave, call, -1)
         for call, (enter, leave) in enumerate(
             zip(clock(position(c.enter)).tolist(), clock(position(c.exit)).tolist(), strict=True)
         )
     ]
-    for rerun in edit.reruns:
+    for number, rerun in enumerate(edit.reruns):
         within = np.flatnonzero((c.enter > rerun.start) & (c.enter <= rerun.stop))
         enters = clock(rerun.again(c.enter[within]))
         exits = clock(rerun.again(np.minimum(c.exit[within], rerun.stop + 1)))
         sources += [
-            (int(a), int(b), int(call), rerun.at) for a, b, call in zip(enters, exits, within, strict=True)
+            (int(a), int(b), int(call), number) for a, b, call in zip(enters, exits, within, strict=True)
         ]
     sources.sort()
-    ids = {(call, at): index for index, (_, _, call, at) in enumerate(sources)}
+    ids = {(call, rerun): index for index, (_, _, call, rerun) in enumerate(sources)}
     source = np.array([call for _, _, call, _ in sources], np.int64)
     backward = PHASE_CODE[Phase.BACKWARD]
     calls = Calls(
         module=c.module[source],
         parent=np.array(
             [
-                ids.get((parent, at), -1)
-                for (_, _, _, at), parent in zip(sources, c.parent[source].tolist(), strict=True)
+                ids.get((parent, rerun), -1)
+                for (*_, rerun), parent in zip(sources, c.parent[source].tolist(), strict=True)
             ],
             np.int64,
         ),
-        phase=np.where([at >= 0 for *_, at in sources], backward, c.phase[source]).astype(np.int8),
+        phase=np.where([rerun >= 0 for *_, rerun in sources], backward, c.phase[source]).astype(np.int8),
         enter=np.array([enter for enter, *_ in sources], np.int64),
         exit=np.array([leave for _, leave, *_ in sources], np.int64),
-        arguments=_taken(c.arguments, source, copies, np.array([at for *_, at in sources], np.int64)),
+        arguments=_taken(c.arguments, source, copies, np.array([rerun for *_, rerun in sources], np.int64)),
         hooked=c.hooked[source],
         extras=c.extras[source],
         returns=np.array(
             [
-                copies.get((block, at), block)
-                for block, (*_, at) in zip(c.returns[source].tolist(), sources, strict=True)
+                copies.get((block, rerun), block)
+                for block, (*_, rerun) in zip(c.returns[source].tolist(), sources, strict=True)
             ],
             np.int64,
         ),
@@ -276,15 +310,15 @@ def _ops(
     call_ids: Array,
     again_calls: dict[tuple[int, int], int],
 ) -> tuple[Ops, Array, dict[tuple[int, int], int]]:
-    """Ops with those that run again; new indices of the old ones, and of the repeated by (op, at)."""
+    """Ops with those that run again; new indices of all, by (op, rerun or -1)."""
     o = timeline.ops
     source, ticks = [np.arange(len(o))], [clock(position(o.tick))]
     ats = [np.full(len(o), -1, np.int64)]
-    for rerun in edit.reruns:
+    for number, rerun in enumerate(edit.reruns):
         rows = rerun_ops(timeline, rerun)
         source.append(rows)
         ticks.append(clock(rerun.again(o.tick[rows])))
-        ats.append(np.full(len(rows), rerun.at, np.int64))
+        ats.append(np.full(len(rows), number, np.int64))
     tick = np.concatenate(ticks)
     order = np.argsort(tick, kind="stable")
     rows, at = np.concatenate(source)[order], np.concatenate(ats)[order]
@@ -331,16 +365,16 @@ def _blocks(
     b, births = timeline.blocks, edit.births
     copied = births.of >= 0
     of = np.maximum(births.of, 0)
-    at = tick_of(births.born)
+    reruns = _rerun_of(edit)
     op = np.array(
         [
-            again_ops.get((int(o), int(a)), -1) if c else -1
-            for o, a, c in zip(b.op[of], at, copied, strict=True)
+            again_ops.get((int(o), int(rerun)), -1) if c else -1
+            for o, rerun, c in zip(b.op[of], reruns, copied, strict=True)
         ],
         np.int64,
     )
     scratch = copied & (b.category[of] == CATEGORY_CODE[Category.SCRATCH])
-    inside = births.born > position(at)  # else it is born in the forward, at a tick of its own
+    inside = reruns >= 0  # else it is born in the forward: a generator's state
     category = np.where(
         scratch,
         CATEGORY_CODE[Category.SCRATCH],

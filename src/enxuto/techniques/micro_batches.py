@@ -116,7 +116,8 @@ class _Passes:
             calls=self._columns(
                 "calls", self._all("calls"), blocks=("arguments", "returns"), calls=("parent",)
             ),
-            ops=self._columns("ops", self.kept_ops, blocks=("reads", "writes"), calls=("call",)),
+            ops=self._ops(),
+            holders=(),
             phases=self._phases(),
             accumulations=self._accumulations(),
         )
@@ -271,6 +272,26 @@ class _Passes:
             ragged = isinstance(getattr(getattr(self.pieces[0], group), name), Ragged)
             joined[name] = Ragged.of(parts) if ragged else np.concatenate(parts)
         return kind(**joined)
+
+    def _ops(self) -> Any:
+        """Ops of all pieces; the update reads the first piece's gradients, to which the others were added."""
+        ops = self._columns("ops", self.kept_ops, blocks=("reads", "writes"), calls=("call",))
+        last = len(self.pieces) - 1
+        piece, first = self.pieces[last], {r.parameter: r.gradient for r in self.pieces[0].accumulations}
+        update = self._clock(last, np.int64(self.updates[last]))
+        here = self.block_ids[last]
+        stands = {r.gradient: first[int(here[r.parameter])] for r in piece.accumulations}
+        columns = {}
+        for name in ("reads", "writes"):
+            rows = [getattr(piece.ops, name)[op] for op in self.kept_ops[last].tolist()]
+            late = ops.tick[-len(rows) :] >= update
+            own = [
+                [stands.get(block, int(here[block])) if is_late else int(here[block]) for block in row]
+                for row, is_late in zip(rows, late.tolist(), strict=True)
+            ]
+            before = getattr(ops, name)
+            columns[name] = Ragged.of([*(before[i] for i in range(len(before) - len(rows))), *own])
+        return replace(ops, **columns)
 
     def _phases(self) -> tuple[PhaseSpan, ...]:
         spans: list[PhaseSpan] = []

@@ -168,6 +168,7 @@ def _reordered(
         ),
         calls=replace(c, enter=place[c.enter], exit=place[c.exit]),
         ops=type(ops)(**columns),
+        holders=(),
         phases=_phases(t, order),
         accumulations=tuple(replace(a, tick=int(place[a.tick])) for a in t.accumulations),
     )
