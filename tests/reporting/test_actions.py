@@ -11,7 +11,6 @@ from enxuto.records import (
     Checkpoint,
     HostAllocator,
     MicroBatches,
-    Offload,
     OneKernelStep,
     SmallerBatch,
 )
@@ -45,10 +44,6 @@ def blocks(*numbers: int, keep: int = 0, after: str = "") -> list[Action]:
             [Checkpoint(modules=("h.0", "h.1")), Checkpoint(modules=("h.2", "h.3", "h.4"))],
             "h.0–h.4 run again in 2 regions of 2 to 3",
         ),
-        (
-            [Offload(modules=("h.0",)), Offload(modules=("h.1",))],
-            "activations of h.0–h.1 wait in host memory",
-        ),
         ([MicroBatches(pieces=2)], "batch in 2 pieces, one update"),
         ([SmallerBatch(size=16, rate=0.5)], "batch size 16, learning rate ×0.5"),
         ([SmallerBatch(size=16)], "batch size 16"),
@@ -70,7 +65,7 @@ def test_kinds_stay_apart_in_the_order_of_their_first() -> None:
 
 def test_every_kind_of_action_has_a_name() -> None:
     actions = plan_samples.feasible().actions
-    assert len({type(action) for action in actions}) == 9
+    assert len({type(action) for action in actions}) == 8
     assert all(name_action(action) for action in actions)
 
 

@@ -202,6 +202,11 @@ def _enter(
                 stack.enter_context(inference_mode.apply())
             case HostAllocator(kind="thresholds"):
                 set_mallopt()
+            case HostAllocator(kind=kind):
+                raise UsageError(
+                    f"{kind} has to be there before the process starts: run it with the variables that "
+                    "enxuto.techniques.host_allocator.environment() gives"
+                )
             case SmallerBatch(rate=rate):
                 stack.enter_context(_rate(_needed(optimizer), rate))
 

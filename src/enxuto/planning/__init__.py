@@ -1,6 +1,6 @@
 """Timelines + a budget -> a plan: which levers, at what cost, and why; it knows Timelines only."""
 
-from .planner import NUMERICS, Base, Planner, title
+from .planner import NUMERICS, Base, Planner
 from .replay import Replay
 from .search import Explored, Point, explore
 from .times import Speeds, op_seconds
@@ -15,5 +15,4 @@ __all__ = [
     "Speeds",
     "explore",
     "op_seconds",
-    "title",
 ]

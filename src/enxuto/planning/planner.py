@@ -25,7 +25,6 @@ from ..records import (
     Lever,
     MicroBatches,
     Numerics,
-    Offload,
     OneKernelStep,
     OptimizerInBackward,
     Plan,
@@ -34,6 +33,7 @@ from ..records import (
     Status,
     Timeline,
 )
+from ..reporting.actions import name_action
 from ..techniques import edited, joined
 from ..techniques.checkpointing import find
 from ..units import format_bytes
@@ -44,7 +44,6 @@ NUMERICS: dict[type, Numerics] = {
     Checkpoint: Numerics.IDENTICAL,
     OptimizerInBackward: Numerics.IDENTICAL,
     EarlyRelease: Numerics.IDENTICAL,
-    Offload: Numerics.IDENTICAL,
     InferenceMode: Numerics.IDENTICAL,
     HostAllocator: Numerics.IDENTICAL,
     MicroBatches: Numerics.ROUNDING,
@@ -206,56 +205,28 @@ class Planner:
         )
 
     def _levers(self, plain: Searched, on: Searched, point: Point) -> tuple[Lever, ...]:
-        """One line for each action, in order: what the peak is before and after it, and what it costs."""
+        """One line for each action, in order: the peak before and after it, and the time against just before."""
         levers: list[Lever] = []
-        peak = plain.base.timeline.peak
-        known = {s.base.actions: s for s in self.searched()}
-        for count in range(1, len(on.base.actions) + 1):
-            part = known.get(on.base.actions[:count])
-            after = part.base.timeline.peak if part else on.base.timeline.peak
-            seconds = part.seconds if part else on.seconds
-            levers.append(self._lever(on.base.actions[count - 1], peak, after, seconds / plain.seconds, ""))
-            peak = after
-        candidates = on.explored.candidates
-        chosen = sorted(point.chosen, key=lambda i: candidates[i].regions[0].enter)
+        peak, seconds = plain.base.timeline.peak, plain.seconds
+        known = {searched.base.actions: searched for searched in self.searched()}
+        for count, action in enumerate(on.base.actions, 1):
+            part = known.get(on.base.actions[:count], on)
+            levers.append(_lever(action, peak, part.base.timeline.peak, part.seconds / seconds))
+            peak, seconds = part.base.timeline.peak, part.seconds
+        explored = on.explored
         applied: list[int] = []
-        for index in chosen:
+        for index in sorted(point.chosen, key=lambda i: explored.candidates[i].regions[0].enter):
             applied.append(index)
-            candidate = candidates[index]
-            after = _peak_with(on, applied)
-            flops = candidate.edit.extra_flops(on.base.timeline)
-            spent = self._seconds_of(on, [index]) / plain.seconds
-            why = f"{flops / max(plain.flops, 1):.2%} of the step's FLOPs run again"
-            for number, action in enumerate((candidate.action, *candidate.inside)):
-                before = peak if number == 0 else after
-                levers.append(self._lever(action, before, after, 1 + (spent if number == 0 else 0.0), why))
-            peak = after
+            candidate, after = explored.candidates[index], _peak_with(on, applied)
+            more = float(explored.seconds[index])
+            share = candidate.edit.extra_flops(on.base.timeline) / max(plain.flops, 1)
+            why = f"{share:.2%} of the step's FLOPs run again"
+            levers.append(_lever(candidate.action, peak, after, (seconds + more) / seconds, why))
+            levers += [
+                _lever(inner, after, after, 1.0, "part of the region around it") for inner in candidate.inside
+            ]
+            peak, seconds = after, seconds + more
         return tuple(levers)
-
-    def _lever(self, action: Action, before: int, after: int, ratio: float, why: str) -> Lever:
-        change = before - after
-        said = f"the peak falls by {format_bytes(change)}" if change > 0 else "the peak moves elsewhere"
-        return Lever(
-            action=action,
-            title=title(action),
-            numerics=NUMERICS[type(action)],
-            peak_before=before,
-            peak_after=after,
-            slowdown_ratio=float(ratio),
-            why=f"{said}; {why}" if why else said,
-        )
-
-    def _seconds_of(self, on: Searched, chosen: Sequence[int]) -> float:
-        seconds = op_seconds(on.base.timeline, self.speeds)
-        from ..techniques import rerun_ops
-
-        return float(
-            sum(
-                seconds[rerun_ops(on.base.timeline, rerun)].sum()
-                for index in chosen
-                for rerun in on.explored.candidates[index].edit.reruns
-            )
-        )
 
     def _refusals(self, budget: Budget, levers: Sequence[Lever]) -> tuple[Refusal, ...]:
         taken = {_tag(lever.action) for lever in levers}
@@ -307,28 +278,18 @@ class Planner:
         return tuple(points)
 
 
-def title(action: Action) -> str:
-    """An action in a few words."""
-    match action:
-        case Checkpoint(modules=modules, keep=keep):
-            named = modules[0] if len(modules) == 1 else f"{modules[0]} to {modules[-1]}, as one"
-            return f"{named} runs again, keeping {len(keep)} products" if keep else f"{named} runs again"
-        case MicroBatches(pieces=pieces):
-            return f"the batch in {pieces} pieces, one update"
-        case OptimizerInBackward():
-            return "each parameter updated inside the backward"
-        case OneKernelStep():
-            return "the optimizer's fused kernel"
-        case EarlyRelease():
-            return "gradients released right after the update"
-        case Offload(modules=modules):
-            return f"saved activations of {', '.join(modules)} wait in host memory"
-        case InferenceMode():
-            return "inference without gradient recording"
-        case HostAllocator(kind=kind):
-            return f"host allocator: {kind}"
-        case SmallerBatch(size=size):
-            return f"a true batch of {size}"
+def _lever(action: Action, before: int, after: int, ratio: float, why: str = "") -> Lever:
+    change = before - after
+    said = f"the peak falls by {format_bytes(change)}" if change > 0 else "the peak moves elsewhere"
+    return Lever(
+        action=action,
+        title=name_action(action),
+        numerics=NUMERICS[type(action)],
+        peak_before=before,
+        peak_after=after,
+        slowdown_ratio=float(ratio),
+        why=f"{said}; {why}" if why else said,
+    )
 
 
 def _tag(action: Action) -> str:

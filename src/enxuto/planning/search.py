@@ -45,13 +45,14 @@ class Explored:
     Attributes:
         points: from the plain step down to the lowest peak, each cheaper and higher than the next.
         bounds: (budget, seconds): no choice of the candidates within the budget is cheaper than that.
+        seconds: predicted, that each candidate adds.
         replays: plans replayed.
-        spanned: the search proved its bounds exactly.
     """
 
     candidates: Sequence[Candidate]
     points: list[Point]
     bounds: list[tuple[int, float]]
+    seconds: Array
     replays: int
 
     def within(self, budget: int) -> Point | None:
@@ -112,7 +113,7 @@ def explore(
     archive = _Archive(choices)
     full = archive.add(())
     if not candidates:
-        return Explored(candidates, archive.frontier(), [(full, 0.0)], choices.replays)
+        return Explored(candidates, archive.frontier(), [(full, 0.0)], choices.seconds, choices.replays)
     for seed in _seeds(candidates):
         archive.add(_compatible(choices, seed))
     lowest = _floor(choices, archive, full)
@@ -128,7 +129,7 @@ def explore(
     bounds = [(full, 0.0)]
     if exact and len(candidates) <= _MOST_OPTIONS:
         bounds += _solved_rungs(choices, archive, full, lowest, say)
-    return Explored(candidates, archive.frontier(), bounds, choices.replays)
+    return Explored(candidates, archive.frontier(), bounds, choices.seconds, choices.replays)
 
 
 def choices_of(timeline: Timeline, candidates: Sequence[Candidate], seconds: Array) -> Choices:

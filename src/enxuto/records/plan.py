@@ -56,13 +56,6 @@ class EarlyRelease(msgspec.Struct, frozen=True, kw_only=True, tag="early-release
     """Gradients are released (set to None) right after the update."""
 
 
-class Offload(msgspec.Struct, frozen=True, kw_only=True, tag="offload"):
-    """Activations that the calls of `modules` save wait in host memory."""
-
-    modules: tuple[str, ...]
-    least: int = 65536  # bytes; smaller tensors stay
-
-
 class InferenceMode(msgspec.Struct, frozen=True, kw_only=True, tag="inference-mode"):
     """Inference without gradient recording."""
 
@@ -86,7 +79,6 @@ Action: TypeAlias = (
     | OptimizerInBackward
     | OneKernelStep
     | EarlyRelease
-    | Offload
     | InferenceMode
     | HostAllocator
     | SmallerBatch
@@ -129,7 +121,8 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lever:
-    """One line of a plan: an action, what it alone frees where it stands in the order, and what it costs."""
+    """One line of a plan: an action, what it frees where it stands in the order, and what it costs there:
+    `slowdown_ratio` is the step's time after it over the time just before it."""
 
     action: Action
     title: str

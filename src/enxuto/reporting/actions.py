@@ -14,7 +14,6 @@ from ..records import (
     HostAllocator,
     InferenceMode,
     MicroBatches,
-    Offload,
     OneKernelStep,
     OptimizerInBackward,
     SmallerBatch,
@@ -53,8 +52,6 @@ def kind_of(action: Action) -> Action | str:
         case Checkpoint(modules=modules, keep=keep):
             regions = "regions" if len(modules) > 1 else "modules"
             return f"{regions} keeping products" if keep else regions
-        case Offload():
-            return "offload"
         case _:
             return action
 
@@ -87,9 +84,6 @@ def _name_group(actions: Sequence[Action]) -> str:
     match action:
         case Checkpoint():
             raise AssertionError("checkpoints are named above")
-        case Offload():
-            paths = [path for each in actions if isinstance(each, Offload) for path in each.modules]
-            return f"activations of {name_modules(paths)} wait in host memory"
         case MicroBatches(pieces=pieces):
             return f"batch in {counted(pieces, 'piece')}, one update"
         case OptimizerInBackward():
