@@ -1,9 +1,9 @@
 """The search on one base: every plan worth having, from the plain step down to the lowest peak found.
 
 What is found does not depend on any budget: seeds (all blocks, every n-th, the first and last few), a ladder of
-greedy descents, and exact solutions where the problem is small, all replayed, and of those the ones that no
-other beats. A budget then only picks from this list, so a smaller budget can never get a higher peak or a
-cheaper plan.
+greedy descents, and exact solutions where the problem is small (every set of up to 12 options), all replayed, and
+of those the ones that no other beats. A budget then only picks from this list, so a smaller budget can never get
+a higher peak or a cheaper plan.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from .replay import Replay
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _RUNGS = 32
+_MOST_ENUMERATED = 12  # options of which every set is replayed
 _EXACT_RUNGS = 12
 _MOST_OPTIONS = 200  # above, exact solutions take too long and the greedy ones stand
 _EXACT_SECONDS = 2.0
@@ -114,6 +116,13 @@ def explore(
     full = archive.add(())
     if not candidates:
         return Explored(candidates, archive.frontier(), [(full, 0.0)], choices.seconds, choices.replays)
+    if len(candidates) <= _MOST_ENUMERATED:
+        for chosen in _subsets(choices):
+            archive.add(chosen)
+        points = archive.frontier()
+        bounds = [(above.peak - 1, point.seconds) for above, point in pairwise(points)]
+        bounds += [(full, 0.0)]
+        return Explored(candidates, points, bounds, choices.seconds, choices.replays)
     for seed in _seeds(candidates):
         archive.add(_compatible(choices, seed))
     lowest = _floor(choices, archive, full)
@@ -130,6 +139,14 @@ def explore(
     if exact and len(candidates) <= _MOST_OPTIONS:
         bounds += _solved_rungs(choices, archive, full, lowest, say)
     return Explored(candidates, archive.frontier(), bounds, choices.seconds, choices.replays)
+
+
+def _subsets(choices: Choices) -> Iterator[list[int]]:
+    """Every set of options that do not exclude each other."""
+    chosen: list[list[int]] = [[]]
+    for index in range(len(choices.seconds)):
+        chosen += [[*some, index] for some in chosen if not choices.excludes[index] & set(some)]
+    yield from chosen
 
 
 def choices_of(timeline: Timeline, candidates: Sequence[Candidate], seconds: Array) -> Choices:
