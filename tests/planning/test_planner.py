@@ -137,3 +137,12 @@ def test_a_limit_on_time_is_kept() -> None:
 def test_numerics_that_are_not_allowed_are_not_used() -> None:
     plan = planner("gpt").plan(Budget(bytes=plain("gpt").peak // 2, allow=(Numerics.IDENTICAL,)))
     assert {lever.numerics for lever in plan.levers} <= {Numerics.IDENTICAL}
+
+
+def test_the_plan_is_the_cheapest_of_the_frontier_within_the_budget() -> None:
+    full = plain("gpt").peak
+    for share in (100, 95, 90, 85):
+        plan = planner("gpt").plan(Budget(bytes=full * share // 100))
+        fitting = [point.slowdown_ratio for point in plan.frontier if point.peak <= plan.budget.bytes]
+        assert plan.slowdown_ratio == pytest.approx(min(fitting))
+    assert planner("gpt").plan(Budget(bytes=full)).actions == ()
