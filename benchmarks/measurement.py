@@ -13,12 +13,10 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import (
     FlopCounterMode,
     _FlopCounterMode,
-    conv_flop_count,
-    sdpa_backward_flop_count,
-    sdpa_flop_count,
 )
 
 from benchmarks.allocator import marked_peaks, standing_bytes
+from enxuto.tracing.flops import CORRECTED
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
@@ -147,7 +145,7 @@ def _peaks(
 
 
 def _flops(model: nn.Module, loss: LossFunction, batch: Any) -> int:
-    counter = FlopCounterMode(display=False, custom_mapping=_CORRECTED)
+    counter = FlopCounterMode(display=False, custom_mapping=CORRECTED)
     with _CountingCompiledCode(counter):
         loss(model, batch).backward()
     return counter.get_total_flops()
@@ -159,30 +157,3 @@ class _CountingCompiledCode(_FlopCounterMode):
     @classmethod
     def ignore_compile_internals(cls) -> bool:
         return True
-
-
-def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
-def _attention_backward(
-    grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any
-) -> int:
-    return int(sdpa_backward_flop_count(grad, query, key, value))
-
-
-def _convolution_backward(
-    grad: Any, images: Any, weight: Any, *rest: Any, out_shape: Any = None, **__: Any
-) -> int:
-    """Once the forward for the images' gradient and once for the weight's, where each is asked for."""
-    _bias, _stride, _padding, _dilation, transposed, _output_padding, _groups, asked = rest
-    return sum(asked[:2]) * int(conv_flop_count(images, weight, grad, transposed))
-
-
-# torch has formulas for the attention kernels of GPUs alone, and counts the weight's gradient of a depthwise
-# convolution as if its channels were not grouped.
-_CORRECTED = {
-    torch.ops.aten.convolution_backward: _convolution_backward,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}

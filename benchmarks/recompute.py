@@ -1,7 +1,7 @@
 """What does a byte of activation memory cost? Peaks and extra FLOPs of recomputation, the baselines side by side.
 
-    python -m benchmarks.recompute --baselines-only               every net
-    python -m benchmarks.recompute --baselines-only --net unet    one of them
+    python -m benchmarks.recompute                                every net
+    python -m benchmarks.recompute --baselines-only --net unet    one of them, without our planner
 
 Every net trains with dropout on. `peak` is the allocator's highest level in forward and backward, parameters,
 optimizer state and batch included; the optimizer's own peak stands apart. `extra` is what is computed again, in
@@ -10,7 +10,8 @@ of the untouched net: `identical` to the bit, equal but for `rounding`, or `WRON
 gradient in units of its largest value. What is rounding each net says itself: how far its gradients move when its
 weights move in their last place (ResNet-50's by a fifth, in some layers). The baselines are none; a
 checkpoint (`torch.utils.checkpoint`, not reentrant) around each block, or around every n-th; and on three nets torch's
-own `activation_memory_budget`, at 11 budgets with each of its solvers (`ilp` needs scipy).
+own `activation_memory_budget`, at 11 budgets with each of its solvers (`ilp` needs scipy). Ours is a plan for each of
+20 budgets from the plain step's peak to the lowest that the planner finds.
 
 Each row is measured in a process of its own and kept in results/recompute.json; a later run measures only what is
 missing there for this torch, this CPU and these nets. `--fresh` measures everything again.
@@ -19,13 +20,17 @@ missing there for this torch, this CPU and these nets. `--fresh` measures everyt
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import msgspec
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -43,11 +48,22 @@ from benchmarks.measurement import (
 from benchmarks.memory_budget import BUDGETS, SOLVERS, Setting, sweep
 from benchmarks.workloads import classify, images, maps, next_token, tokens
 from enxuto.architectures import gpt, mobilenet_v2, resnet50, unet, vit_small
-from enxuto.records import write_atomically
+from enxuto.planning import Speeds, explore, op_seconds
+from enxuto.records import PHASE_CODE, Action, Phase, Timeline, write_atomically
+from enxuto.techniques import checkpointing
+from enxuto.techniques.checkpointing import find
+from enxuto.tracing import trace
+from enxuto.workload import Workload
 
 RESULT = RESULTS / "recompute.json"
 BATCH = 4
-NONE, EVERY_BLOCK, EVERY_NTH, TORCH = METHODS = "none", "every block", "every n-th block", "torch budget"
+METHODS = NONE, EVERY_BLOCK, EVERY_NTH, TORCH, OURS = (
+    "none",
+    "every block",
+    "every n-th block",
+    "torch budget",
+    "enxuto",
+)
 STRIDES = (2, 3, 4, 6, 8, 12)
 ROUNDING = 100.0
 """Times its own rounding noise that a gradient may be off before it is called wrong: 1.8 at most and 17,000 at least
@@ -128,7 +144,7 @@ class Row:
     Args:
         net, parameters: which net, in which shape.
         torch, cpu: what it ran on.
-        method: "none", "every block", "every n-th block", "torch budget".
+        method: one of METHODS.
         setting: of the method, as text.
         static, peak, optimizer_peak: bytes, as `Measured` has them.
         flops: of the step; extra_flops: how many more than the plain step's.
@@ -201,8 +217,9 @@ def main() -> int:
     for name in options.net:
         measure_baselines(name, rows)
     print("\n" + ", ".join(f"{key} {value}" for key, value in machine().items()))
+    ours = {name: [] if options.baselines_only else measure_ours(name, rows) for name in options.net}
     for name in options.net:
-        print_tables(name, rows.of(baselines(name)))
+        print_tables(name, [*rows.of(baselines(name)), *ours[name]])
     return 0
 
 
@@ -223,9 +240,60 @@ def baselines(name: str) -> list[Row]:
     return rows
 
 
-def our_rows(name: str) -> list[Row]:
-    """The planner's rows: one for each of `budgets()`, applied and then measured as the baselines are."""
-    raise NotImplementedError("the planner is measured here once it exists")
+def our_plans(name: str, plain: Row) -> dict[str, tuple[Action, ...]]:
+    """The planner's plan for each of 20 budgets from the plain step's peak to its own floor, by setting."""
+    net = NETS[name]
+    work = Workload(
+        model=lambda: net.ready()[0],
+        batch=lambda n=None: net.batch(n or BATCH),
+        loss=net.loss,
+        optimizer=partial(torch.optim.AdamW, lr=1e-3),
+        batch_size=BATCH,
+        name=name,
+    )
+    step = without_update(trace(work))
+    # what is compared is FLOPs; bytes moved only break ties
+    cost = op_seconds(step, Speeds(flops=1.0, bytes=1e3, start=0.0))
+    began = time.process_time()
+    explored = explore(step, find(step).candidates, cost)
+    spent = time.process_time() - began
+    floor = explored.points[-1].peak
+    print(f"{name}: {explored.replays} plans replayed in {spent:.1f} s; floor {_mib(floor)} MiB")
+    plans: dict[str, tuple[Action, ...]] = {}
+    for budget in budgets(plain.peak, floor):
+        point = explored.within(budget)
+        if point is not None:
+            actions = explored.actions(point)
+            digest = hashlib.sha256(msgspec.json.encode(actions)).hexdigest()[:8]
+            plans[f"{len(point.chosen)} regions, {_mib(point.peak)} MiB ({digest})"] = actions
+    return plans
+
+
+def without_update(step: Timeline) -> Timeline:
+    """The step with an update that makes no temporaries: forward and backward have its peak."""
+    blocks = step.blocks
+    update = blocks.phase == PHASE_CODE[Phase.OPTIMIZER]
+    return replace(step, blocks=replace(blocks, nbytes=np.where(update, 0, blocks.nbytes)))
+
+
+def measure_ours(name: str, rows: Rows) -> list[Row]:
+    """The planner's rows of a net, those without figures measured, each in a fork."""
+    net = NETS[name]
+    plans = our_plans(name, rows.of(baselines(name))[0])
+    empty = partial(Row, net=name, parameters=net.parameters, torch=torch.__version__, cpu=machine()["cpu"])
+    wanted = {setting: empty(method=OURS, setting=setting) for setting in plans}
+    missing = rows.missing(wanted.values())
+    if missing:
+        reference = Reference.of(net)
+        for row in missing:
+            rows.keep(row, in_a_fork(partial(_planned, net, plans[row.setting], reference)))
+    return rows.of(wanted.values())
+
+
+def _planned(net: Net, actions: Any, reference: Reference) -> Answer:
+    model, batch = net.ready()
+    with checkpointing.apply(model, actions):
+        return figures(model, net.loss, batch, reference)
 
 
 def measure_baselines(name: str, rows: Rows) -> None:
@@ -356,10 +424,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--net", nargs="+", choices=list(NETS), default=list(NETS))
     parser.add_argument("--baselines-only", action="store_true", help="leave the planner's rows out")
     parser.add_argument("--fresh", action="store_true", help="measure again what is stored")
-    options = parser.parse_args()
-    if not options.baselines_only:
-        parser.error("the planner's rows do not exist yet: say --baselines-only")
-    return options
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

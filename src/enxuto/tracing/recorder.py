@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils.flop_counter import flop_registry
 
 from .. import _torch_private as private
 from ..devices import OpMemory
 from ..records import CATEGORY_CODE, PHASE_CODE, Category, Phase
+from .flops import FORMULAS
 from .sites import SiteTable
 
 _NATURAL, _HELD, _LENT = range(3)  # what the death of a storage means: see _StorageRef
@@ -77,7 +77,7 @@ class _OpInfo:
             for index, argument in enumerate(arguments)
             if private.takes_tensor(argument)
         ]
-        self.flops: Callable[..., int] | None = flop_registry.get(func.overloadpacket)
+        self.flops: Callable[..., int] | None = FORMULAS.get(func.overloadpacket)
         results = func._schema.returns
         self.is_view = bool(results) and all(
             result.alias_info is not None and not result.alias_info.is_write for result in results
