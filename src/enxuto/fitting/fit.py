@@ -264,7 +264,7 @@ def _check_in_batch(whole: Timeline, piece: Timeline) -> None:
     Raises:
         Refused: naming the op.
     """
-    if whole.facts.batch_size == piece.facts.batch_size or mismatch(whole, piece) is not None:
+    if whole.facts.batch_size == piece.facts.batch_size or mismatch(whole, piece):
         return
     superlinear = Scaling(piece, whole).superlinear
     if superlinear:
