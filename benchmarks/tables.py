@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.recompute import EVERY_BLOCK, NONE, OURS, TORCH, Row, cheapest
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = {
@@ -54,8 +56,38 @@ def _cost_cell(row: dict[str, Any]) -> str:
     return row["failed"] if "failed" in row else f"{row['seconds']:.1f} s, {row['rss'] / 2**20:.0f} MiB"
 
 
+def recompute_table() -> str:
+    """`recompute.json` as Markdown: our cheapest plan under the peak of each baseline, and our lowest peak."""
+    content = json.loads((RESULTS / "recompute.json").read_text())
+    rows = [Row(**row) for row in content["rows"]]
+    lines = [
+        "| | none | every block | enxuto, no higher | torch's budget, lowest | enxuto, no higher | enxuto, lowest |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for net in dict.fromkeys(row.net for row in rows):
+        of_net = [row for row in rows if row.net == net and not row.failed and not row.wrong]
+        (plain,), (blocks,) = ([r for r in of_net if r.method == m] for m in (NONE, EVERY_BLOCK))
+        knob = min(
+            (r for r in of_net if r.method == TORCH), key=lambda r: (r.peak, r.extra_flops), default=None
+        )
+        ours = [row for row in of_net if row.method == OURS]
+        cells = [_peak(plain), _peak(blocks), _peak(cheapest(ours, OURS, blocks.peak))]
+        cells += [_peak(knob), _peak(cheapest(ours, OURS, knob.peak) if knob else None)]
+        cells.append(_peak(min(ours, key=lambda row: row.peak, default=None)))
+        lines.append(f"| {net} | {' | '.join(cells)} |")
+    machine = content["machine"]
+    lines.append(
+        f"\ntorch {machine['torch']}, {machine['cpu']}; all 20 budgets: `python -m benchmarks.recompute`"
+    )
+    return "\n".join(lines)
+
+
+def _peak(row: Row | None) -> str:
+    return "-" if row is None else f"{row.peak / 2**20:.1f}, {row.extra_percent:+.2f} %"
+
+
 def main() -> int:
-    tables = {"cpu_truth": cpu_truth_table(), "cost": cost_table()}
+    tables = {"cpu_truth": cpu_truth_table(), "cost": cost_table(), "recompute": recompute_table()}
     for name in ("README.md", "README.pt-BR.md"):
         path = ROOT / name
         text = path.read_text()

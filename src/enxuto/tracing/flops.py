@@ -29,7 +29,7 @@ def _convolution_backward(
 ) -> int:
     """Once the forward for the images' gradient and once for the weight's, where each is asked for."""
     _bias, _stride, _padding, _dilation, transposed, _output_padding, _groups, asked = rest
-    return sum(asked[:2]) * int(conv_flop_count(images, weight, grad, transposed))
+    return int(sum(asked[:2])) * int(conv_flop_count(images, weight, grad, transposed))
 
 
 #: Formulas over shapes, as `FlopCounterMode(custom_mapping=...)` takes them. torch has those of GPUs' attention
