@@ -26,6 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from .errors import UsageError
 
 __all__ = [
+    "CPU_ATTENTION",
+    "CPU_ATTENTION_BACKWARD",
     "DRY_REFUSALS",
     "BatchNorms",
     "DryCopies",
@@ -49,6 +51,10 @@ __all__ = [
     "tensor_sequence",
     "unwrapped",
 ]
+
+#: Attention on the CPU, where torch fuses it.
+CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+CPU_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 #: Every norm that keeps running statistics.
 BatchNorms = torch.nn.modules.batchnorm._NormBase

@@ -13,6 +13,8 @@ from torch.utils.flop_counter import (
     shape_wrapper,
 )
 
+from .. import _torch_private as private
+
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     return int(sdpa_flop_count(query, key, value))
@@ -36,8 +38,8 @@ def _convolution_backward(
 #: kernels alone, and counts the weight's gradient of a depthwise convolution as if its channels were not grouped.
 CORRECTED: dict[Any, Any] = {
     torch.ops.aten.convolution_backward: _convolution_backward,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    private.CPU_ATTENTION: _attention,
+    private.CPU_ATTENTION_BACKWARD: _attention_backward,
 }
 
 #: Formulas over tensors, by op: what the recorder counts with.
