@@ -340,7 +340,12 @@ def test_version_2_files_are_read(tmp_path: Path) -> None:
     assert (group.kills(), group.peak()) == (1, 4096)
 
 
-def test_a_process_of_another_namespace_is_let_be(tmp_path: Path) -> None:
+def test_a_process_of_another_namespace_is_let_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda process, _: killed.append(process))
     group = memory_groups.MemoryGroup(tmp_path, 2)
-    group.procs.write_text("0\n")  # os.kill(0, ...) would end this very test run
+    group.procs.write_text("0\n7\n")  # os.kill(0, ...) would end this very test run
     group.kill_all()
+    assert set(killed) == {7}
