@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("explaining",),
     ("tracing",),
     ("targets",),
-    ("workload",),
+    ("workload", "samples"),
     ("architectures", "devices"),
     ("reporting",),
     ("records",),

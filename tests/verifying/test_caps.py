@@ -340,9 +340,7 @@ def test_version_2_files_are_read(tmp_path: Path) -> None:
     assert (group.kills(), group.peak()) == (1, 4096)
 
 
-def test_a_process_of_another_namespace_is_let_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_of_another_namespace_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[int] = []
     monkeypatch.setattr(os, "kill", lambda process, _: killed.append(process))
     group = memory_groups.MemoryGroup(tmp_path, 2)
