@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
     UnsupportedOperatorException,
 )
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
@@ -165,6 +166,26 @@ def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
     while functorch.is_functorch_wrapped_tensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
     return tensor
+
+
+def tensor_over(reference: StorageWeakRef, dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
+    """A vector over the storage that a weak reference means; None where that is gone.
+
+    A fake mode's cache would keep the storage that it sees given to `set_`, so it is off meanwhile.
+    """
+    storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
+    if storage is None:
+        return None
+    vector = torch.empty(0, dtype=dtype, device=device)
+    mode = getattr(vector, "fake_mode", None)
+    cached = getattr(mode, "cache_enabled", False)
+    if cached:
+        mode.cache_enabled = False  # type: ignore[union-attr]
+    try:
+        return vector.set_(storage)
+    finally:
+        if cached:
+            mode.cache_enabled = True  # type: ignore[union-attr]
 
 
 def storage_key(storage: torch.UntypedStorage) -> int:

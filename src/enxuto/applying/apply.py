@@ -22,6 +22,7 @@ from ..records import (
     HostAllocator,
     InferenceMode,
     MicroBatches,
+    Offload,
     OneKernelStep,
     OptimizerInBackward,
     Plan,
@@ -32,11 +33,14 @@ from ..techniques import (
     early_release,
     inference_mode,
     micro_batches,
+    offloading,
     optimizer_in_backward,
     optimizer_step,
 )
 from ..techniques.host_allocator import set_mallopt
 from ..workload import Workload
+
+_ON_MODULES = (Checkpoint, Offload)  # what changes the model; the rest changes the optimizer
 
 
 @dataclass(slots=True, eq=False)
@@ -135,14 +139,14 @@ def applied_workload(work: Workload, actions: Sequence[Action]) -> Workload:
     def model() -> nn.Module:
         built = work.model()
         contexts.append(contextlib.ExitStack())
-        _enter(contexts[-1], [a for a in actions if isinstance(a, Checkpoint)], built, None)
+        _enter(contexts[-1], [a for a in actions if isinstance(a, _ON_MODULES)], built, None)
         return built
 
     def optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
         assert work.optimizer is not None  # only called when there is one
         built = work.optimizer(parameters)
         contexts.append(contextlib.ExitStack())
-        _enter(contexts[-1], [a for a in actions if not isinstance(a, Checkpoint)], None, built)
+        _enter(contexts[-1], [a for a in actions if not isinstance(a, _ON_MODULES)], None, built)
         return built
 
     changed = replace(work, model=model, optimizer=None if work.optimizer is None else optimizer)
@@ -190,6 +194,9 @@ def _enter(
     checkpoints = [action for action in actions if isinstance(action, Checkpoint)]
     if checkpoints and model is not None:
         stack.enter_context(checkpointing.apply(model, checkpoints))
+    offloads = [action for action in actions if isinstance(action, Offload)]
+    if offloads and model is not None:
+        stack.enter_context(offloading.apply(model, offloads))
     for action in actions:
         match action:
             case OptimizerInBackward():

@@ -25,6 +25,7 @@ from ..records import (
     Lever,
     MicroBatches,
     Numerics,
+    Offload,
     OneKernelStep,
     OptimizerInBackward,
     Plan,
@@ -42,6 +43,7 @@ from .times import Speeds, op_seconds
 
 NUMERICS: dict[type, Numerics] = {
     Checkpoint: Numerics.IDENTICAL,
+    Offload: Numerics.IDENTICAL,
     OptimizerInBackward: Numerics.IDENTICAL,
     EarlyRelease: Numerics.IDENTICAL,
     InferenceMode: Numerics.IDENTICAL,

@@ -38,6 +38,12 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint"):
     random: bool = False
 
 
+class Offload(msgspec.Struct, frozen=True, kw_only=True, tag="offload"):
+    """What the calls of a module save waits in host memory until the backward asks for it."""
+
+    module: str
+
+
 class MicroBatches(msgspec.Struct, frozen=True, kw_only=True, tag="micro-batches"):
     """The batch in `pieces` pieces, one forward and backward each, and one update with their exact mean."""
 
@@ -75,6 +81,7 @@ class SmallerBatch(msgspec.Struct, frozen=True, kw_only=True, tag="smaller-batch
 
 Action: TypeAlias = (
     Checkpoint
+    | Offload
     | MicroBatches
     | OptimizerInBackward
     | OneKernelStep

@@ -14,6 +14,7 @@ from ..records import (
     HostAllocator,
     InferenceMode,
     MicroBatches,
+    Offload,
     OneKernelStep,
     OptimizerInBackward,
     SmallerBatch,
@@ -52,6 +53,8 @@ def kind_of(action: Action) -> Action | str:
         case Checkpoint(modules=modules, keep=keep):
             regions = "regions" if len(modules) > 1 else "modules"
             return f"{regions} keeping products" if keep else regions
+        case Offload():
+            return "offloads"
         case _:
             return action
 
@@ -84,6 +87,9 @@ def _name_group(actions: Sequence[Action]) -> str:
     match action:
         case Checkpoint():
             raise AssertionError("checkpoints are named above")
+        case Offload():
+            modules = name_modules(each.module for each in actions if isinstance(each, Offload))
+            return f"what {modules} save waits in host memory"
         case MicroBatches(pieces=pieces):
             return f"batch in {counted(pieces, 'piece')}, one update"
         case OptimizerInBackward():

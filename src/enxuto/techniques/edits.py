@@ -242,7 +242,16 @@ def _copies(timeline: Timeline, edit: Edit) -> dict[tuple[int, int], int]:
     """The block that stands for a block in what runs again: by (its id, the rerun)."""
     first = len(timeline.blocks)
     rows = zip(edit.births.of.tolist(), _rerun_of(edit).tolist(), strict=True)
-    return {(of, rerun): first + row for row, (of, rerun) in enumerate(rows) if of >= 0}
+    return {(of, rerun): first + row for row, (of, rerun) in enumerate(rows) if of >= 0 <= rerun}
+
+
+def _in_backward(timeline: Timeline, positions: Array) -> Array:
+    """Whether positions of the plain step stand in a backward."""
+    found = np.zeros(len(positions), bool)
+    for span in timeline.phases:
+        if span.phase is Phase.BACKWARD:
+            found |= (tick_of(positions) >= span.start) & (tick_of(positions) < span.stop)
+    return found
 
 
 def _rerun_of(edit: Edit) -> Array:
@@ -368,13 +377,13 @@ def _blocks(
     reruns = _rerun_of(edit)
     op = np.array(
         [
-            again_ops.get((int(o), int(rerun)), -1) if c else -1
+            again_ops.get((int(o), int(rerun)), -1) if c and rerun >= 0 else -1
             for o, rerun, c in zip(b.op[of], reruns, copied, strict=True)
         ],
         np.int64,
     )
     scratch = copied & (b.category[of] == CATEGORY_CODE[Category.SCRATCH])
-    inside = reruns >= 0  # else it is born in the forward: a generator's state
+    inside = (reruns >= 0) | _in_backward(timeline, births.born)
     category = np.where(
         scratch,
         CATEGORY_CODE[Category.SCRATCH],

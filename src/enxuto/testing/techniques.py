@@ -14,6 +14,7 @@ from ..records import (
     EarlyRelease,
     InferenceMode,
     MicroBatches,
+    Offload,
     OptimizerInBackward,
     Timeline,
 )
@@ -24,6 +25,7 @@ from ..techniques import (
     first_difference,
     inference_mode,
     micro_batches,
+    offloading,
     optimizer_in_backward,
 )
 from ..tracing import trace
@@ -76,9 +78,12 @@ def simulate(work: Workload, actions: Sequence[Action], plain: Timeline, *, step
                 steps_at = {n: trace(work.at_batch(n), calibrate=False, steps=steps) for n in set(sizes)}
                 timeline = micro_batches.simulate(timeline, [steps_at[n] for n in sizes])
     checkpoints = [action for action in actions if isinstance(action, Checkpoint)]
-    if not checkpoints:
+    offloads = [action for action in actions if isinstance(action, Offload)]
+    if not checkpoints and not offloads:
         return timeline
     edit = checkpointing.simulate(timeline, checkpoints)
+    if offloads:
+        edit = edit.joined(offloading.simulate(timeline, offloads, host_counts=True))
     result = edited(timeline, edit)
     fast = Replay(timeline, [edit]).peak([0])
     _claim(fast == result.peak, f"the replay's peak is {fast}, the edited Timeline's {result.peak}")
