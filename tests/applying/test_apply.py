@@ -22,12 +22,14 @@ from enxuto.records import (
     Checkpoint,
     Cost,
     EarlyRelease,
+    FrozenBatchNorm,
     Lever,
     MicroBatches,
     Numerics,
     OneKernelStep,
     OptimizerInBackward,
     Plan,
+    SingleTensorStep,
     SmallerBatch,
     Status,
 )
@@ -315,6 +317,7 @@ def test_a_caller_that_uses_what_passes_inside_a_group_is_told() -> None:
         (Checkpoint(modules=("0", "1"), random=True), Checkpoint(modules=("2",), random=True, keep=(0, 1))),
         (OptimizerInBackward(), RANDOM_BLOCK),
         (OneKernelStep(), EarlyRelease()),
+        (SingleTensorStep(), FrozenBatchNorm(), Checkpoint(modules=("0", "1"), random=True)),
     ],
     ids=str,
 )
@@ -329,6 +332,34 @@ def test_the_exported_script_trains_to_the_same_bits(actions: tuple[Action, ...]
     for _ in range(3):
         script.train_step(model, optimizer, loss, batch())
     assert same(trained(work(), *actions), model)
+
+
+def test_frozen_batch_norms_leave_their_statistics_and_let_samples_be() -> None:
+    """In pieces, and with what runs again, the update is that of the whole frozen batch; the flags are as before."""
+    made = work(model=partial(net, dropout=0.0), optimizer=partial(torch.optim.SGD, lr=0.1))
+    whole = trained(made, FrozenBatchNorm(), steps=1)
+    pieces = trained(
+        made, FrozenBatchNorm(), MicroBatches(pieces=3), Checkpoint(modules=("1",), random=False), steps=1
+    )
+    plain = trained(made, steps=1)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(pieces.state_dict()[name], value, rtol=1e-5, atol=1e-6)
+        if "running" in name:
+            assert torch.equal(value, made.model().state_dict()[name])
+            assert not torch.equal(value, plain.state_dict()[name])
+    assert all(module.training for module in pieces.modules())
+    assert not any("forward" in module.__dict__ for module in pieces.modules())
+
+
+def test_foreach_off_goes_parameter_by_parameter_and_comes_back() -> None:
+    foreach = work(optimizer=partial(torch.optim.AdamW, lr=0.01, foreach=True))
+    made = foreach.optimizer(net().parameters())  # type: ignore[misc]
+    with apply(plan_of(SingleTensorStep()), foreach, model=net(), optimizer=made):
+        assert made.param_groups[0]["foreach"] is False
+    assert made.param_groups[0]["foreach"] is True
+    single = trained(foreach, SingleTensorStep())
+    for name, value in trained(foreach).state_dict().items():
+        torch.testing.assert_close(single.state_dict()[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_the_exported_script_cuts_batches(tmp_path: Path) -> None:

@@ -17,9 +17,11 @@ from enxuto.records import (
     Budget,
     Checkpoint,
     Fitted,
+    FrozenBatchNorm,
     MicroBatches,
     Numerics,
     Outcome,
+    SingleTensorStep,
     SmallerBatch,
     Status,
     from_json,
@@ -108,6 +110,30 @@ def test_batch_norm_keeps_its_batch() -> None:
     fitted = fit(work, 1, calibrate=False, measure=False, exact=False)
     assert not any(isinstance(a, MicroBatches) for point in fitted.plan.frontier for a in point.actions)
     assert "takes its statistics over the whole batch" in fitted.plan.why(MicroBatches(pieces=2))
+
+
+def test_batch_norm_frozen_with_consent_runs_in_pieces() -> None:
+    work = replace(WORK, model=partial(deep, nn.BatchNorm1d))
+    fitter = Fit(work, calibrate=False, exact=False)
+    allowed = Budget(bytes=1, allow=tuple(Numerics), fixed=("smaller-batch", "checkpoint"))
+    floor = fitter.within(allowed, measure=False).plan
+    frozen = [point for point in floor.frontier if FrozenBatchNorm() in point.actions]
+    assert frozen
+    assert all(any(isinstance(a, MicroBatches) for a in point.actions) for point in frozen)
+    fitted = fitter.within(replace(allowed, bytes=frozen[-1].peak))
+    assert fitted.verdict.passed
+    assert FrozenBatchNorm() not in fitter.within(floor.before.peak, measure=False).plan.actions
+
+
+def test_foreach_is_turned_off_where_it_makes_the_peak() -> None:
+    work = replace(WORK, optimizer=partial(torch.optim.AdamW, lr=1e-3, foreach=True))
+    fitter = Fit(work, calibrate=False, exact=False)
+    only = Budget(bytes=10**9, fixed=("fused-step", "checkpoint"))
+    frontier = fitter.within(only, measure=False).plan.frontier
+    single = [point for point in frontier if SingleTensorStep() in point.actions]
+    assert single
+    assert single[0].peak < fitter.planner().bases[0].timeline.peak
+    assert fitter.within(replace(only, bytes=single[0].peak)).verdict.passed
 
 
 def test_a_loss_within_the_batch_keeps_its_batch() -> None:

@@ -19,6 +19,7 @@ from ..records import (
     Action,
     Checkpoint,
     EarlyRelease,
+    FrozenBatchNorm,
     HostAllocator,
     InferenceMode,
     MicroBatches,
@@ -26,9 +27,11 @@ from ..records import (
     OneKernelStep,
     OptimizerInBackward,
     Plan,
+    SingleTensorStep,
     SmallerBatch,
 )
 from ..techniques import (
+    batch_norm,
     checkpointing,
     early_release,
     inference_mode,
@@ -40,7 +43,7 @@ from ..techniques import (
 from ..techniques.host_allocator import set_mallopt
 from ..workload import Workload
 
-_ON_MODULES = (Checkpoint, Offload)  # what changes the model; the rest changes the optimizer
+_ON_MODULES = (Checkpoint, Offload, FrozenBatchNorm)  # what changes the model; the rest changes the optimizer
 
 
 @dataclass(slots=True, eq=False)
@@ -191,6 +194,8 @@ def _enter(
     model: nn.Module | None,
     optimizer: Optimizer | None,
 ) -> None:
+    if FrozenBatchNorm() in actions and model is not None:
+        stack.enter_context(batch_norm.apply(model))  # first: what runs again is frozen too
     checkpoints = [action for action in actions if isinstance(action, Checkpoint)]
     if checkpoints and model is not None:
         stack.enter_context(checkpointing.apply(model, checkpoints))
@@ -203,6 +208,8 @@ def _enter(
                 stack.enter_context(optimizer_in_backward.apply(_needed(optimizer)))
             case OneKernelStep():
                 stack.enter_context(optimizer_step.apply(_needed(optimizer)))
+            case SingleTensorStep():
+                stack.enter_context(optimizer_step.apply_foreach_off(_needed(optimizer)))
             case EarlyRelease():
                 stack.enter_context(early_release.apply(_needed(optimizer)))
             case InferenceMode() if model is not None:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from ..records import (
     Checkpoint,
     EarlyRelease,
+    FrozenBatchNorm,
     MicroBatches,
     OneKernelStep,
     OptimizerInBackward,
     Plan,
+    SingleTensorStep,
     write_atomically,
 )
 from ..techniques.regions import PRODUCTS
@@ -32,13 +34,14 @@ def script(plan: Plan) -> str:
     checkpoints = [a for a in plan.actions if isinstance(a, Checkpoint)]
     kinds = {type(a) for a in plan.actions}
     pieces = next((a.pieces for a in plan.actions if isinstance(a, MicroBatches)), 1)
-    parts = [_head(plan), _IMPORTS, _checkpoint_part(checkpoints)]
+    parts = [_head(plan), _IMPORTS, _checkpoint_part(checkpoints, frozen=FrozenBatchNorm in kinds)]
     if OptimizerInBackward in kinds:
         parts.append(_IN_BACKWARD)
     parts.append(
         _step_part(
             pieces,
             fused=OneKernelStep in kinds,
+            single=SingleTensorStep in kinds,
             release=EarlyRelease in kinds,
             in_backward=OptimizerInBackward in kinds,
         )
@@ -72,7 +75,27 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 """
 
 
-def _checkpoint_part(actions: Sequence[Checkpoint]) -> str:
+_FREEZING = """
+    for norm in _norms([model]):
+        norm.forward = _in_eval(norm)"""
+
+_IN_EVAL = """
+
+def _in_eval(norm):
+    forward = norm.forward
+
+    def frozen(value):
+        training, norm.training = norm.training, False
+        try:
+            return forward(value)
+        finally:
+            norm.training = training
+
+    return frozen
+"""
+
+
+def _checkpoint_part(actions: Sequence[Checkpoint], *, frozen: bool) -> str:
     # inner regions first, so that outer ones wrap what is wrapped already
     ordered = sorted(actions, key=lambda action: -min(path.count(".") for path in action.modules))
     ordered.sort(key=lambda action: len(action.modules))
@@ -86,7 +109,7 @@ PRODUCTS = {PRODUCTS!r}
 
 def fit_model(model):
     """Checkpoint the regions of the plan; the forwards of its modules are replaced."""
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(model.named_modules(remove_duplicate=False)){_FREEZING if frozen else ""}
     for paths, keep, random in REGIONS:
         members = [modules[path] for path in paths]
         first, others = members[0], members[1:]
@@ -153,7 +176,7 @@ def _counted_once(norms):
     finally:
         for norm, momentum, counted in before:
             norm.momentum, norm.num_batches_tracked = momentum, counted
-'''
+{_IN_EVAL if frozen else ""}'''
 
 
 _IN_BACKWARD = '''
@@ -177,8 +200,10 @@ def update_in_backward(optimizer):
 '''
 
 
-def _step_part(pieces: int, *, fused: bool, release: bool, in_backward: bool) -> str:
+def _step_part(pieces: int, *, fused: bool, single: bool, release: bool, in_backward: bool) -> str:
     setup = []
+    if single:
+        setup.append("    for group in optimizer.param_groups:\n        group.update(foreach=False)\n")
     if fused:
         setup.append(
             "    for group in optimizer.param_groups:\n        group.update(fused=True, foreach=False)\n"

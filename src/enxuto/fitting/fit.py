@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from torch.optim import Optimizer
 
 from ..applying import applied_workload, apply
 from ..devices import ScratchTable, cpu_device
@@ -19,6 +20,7 @@ from ..records import (
     Check,
     EarlyRelease,
     Fitted,
+    FrozenBatchNorm,
     MicroBatches,
     Numerics,
     OneKernelStep,
@@ -26,12 +28,14 @@ from ..records import (
     Outcome,
     Plan,
     Refusal,
+    SingleTensorStep,
     SmallerBatch,
     Timeline,
     Verdict,
 )
 from ..techniques import (
     Refused,
+    batch_norm,
     early_release,
     first_difference,
     micro_batches,
@@ -155,19 +159,36 @@ class Fit:
                 bases.append(Base(actions=(action,), timeline=simulate(plain)))
             except Refused as reason:
                 refused.append(_refusal(action, str(reason)))
-        fused = self._fused(refused)
-        if fused is not None:
-            bases.append(Base(actions=(OneKernelStep(),), timeline=fused))
-        bases += self._in_pieces(plain, fused, refused)
+        fused = self._retraced(OneKernelStep(), optimizer_step.check, refused)
+        single = self._retraced(SingleTensorStep(), optimizer_step.check_foreach, refused)
+        steps: list[tuple[Action, Timeline]] = []
+        steps += [] if fused is None else [(OneKernelStep(), fused)]
+        steps += [] if single is None else [(SingleTensorStep(), single)]
+        bases += [Base(actions=(action,), timeline=timeline) for action, timeline in steps]
+        bases += self._in_pieces([((), plain), *(((a,), t) for a, t in steps)], refused)
         if self.lossy:
+            bases += self._frozen(refused)
             bases += self._smaller(refused)
         return bases, refused
 
-    def _fused(self, refused: list[Refusal]) -> Timeline | None:
-        action = OneKernelStep()
+    def _frozen(self, refused: list[Refusal]) -> list[Base]:
+        """Batch norms frozen, so that the batch can run in pieces."""
+        action = FrozenBatchNorm()
+        try:
+            batch_norm.check(self.work.model())
+            frozen = self._traced(applied_workload(self.work, (action,)))
+        except (Refused, EnxutoError) as reason:
+            refused.append(_refusal(action, str(reason)))
+            return []
+        return self._in_pieces([((action,), frozen)], refused)
+
+    def _retraced(
+        self, action: Action, check: Callable[[Optimizer], None], refused: list[Refusal]
+    ) -> Timeline | None:
+        """The step with another way to update, traced anew; None where there is none."""
         try:
             assert self.work.optimizer is not None  # checked: this work trains
-            optimizer_step.check(self.work.optimizer(self.work.model().parameters()))
+            check(self.work.optimizer(self.work.model().parameters()))
             return self._traced(applied_workload(self.work, (action,)))
         except Refused as reason:
             refused.append(_refusal(action, str(reason)))
@@ -175,7 +196,10 @@ class Fit:
             refused.append(_refusal(action, f"it cannot be traced: {error}"))
         return None
 
-    def _in_pieces(self, plain: Timeline, fused: Timeline | None, refused: list[Refusal]) -> list[Base]:
+    def _in_pieces(
+        self, steps_of: Sequence[tuple[tuple[Action, ...], Timeline]], refused: list[Refusal]
+    ) -> list[Base]:
+        """The batch in pieces, on each of some bases (actions, timeline of the whole batch)."""
         size = self.work.batch_size
         action = MicroBatches(pieces=2)
         if self.work.step is not None or size is None or size < 2:
@@ -188,10 +212,8 @@ class Fit:
         for pieces in [2**i for i in range(1, 5) if 2**i <= min(size, _MOST_PIECES)]:
             sizes = micro_batches.sizes_of(size, pieces)
             try:
-                micro_batches.check(plain)
-                for kind, whole in (((), plain), ((OneKernelStep(),), fused)):
-                    if whole is None:
-                        continue
+                for kind, whole in steps_of:
+                    micro_batches.check(whole)
                     work = applied_workload(self.work, kind)
                     steps = {n: self._traced(work.at_batch(n)) for n in set(sizes)}
                     _check_in_batch(whole, steps[max(sizes)])

@@ -20,6 +20,7 @@ from ..records import (
     Cost,
     EarlyRelease,
     FrontierPoint,
+    FrozenBatchNorm,
     HostAllocator,
     InferenceMode,
     Lever,
@@ -30,6 +31,7 @@ from ..records import (
     OptimizerInBackward,
     Plan,
     Refusal,
+    SingleTensorStep,
     SmallerBatch,
     Status,
     Timeline,
@@ -50,6 +52,8 @@ NUMERICS: dict[type, Numerics] = {
     HostAllocator: Numerics.IDENTICAL,
     MicroBatches: Numerics.ROUNDING,
     OneKernelStep: Numerics.ROUNDING,
+    SingleTensorStep: Numerics.ROUNDING,
+    FrozenBatchNorm: Numerics.LOSSY,
     SmallerBatch: Numerics.LOSSY,
 }
 _ORDER = [Numerics.IDENTICAL, Numerics.ROUNDING, Numerics.LOSSY]

@@ -58,6 +58,14 @@ class OneKernelStep(msgspec.Struct, frozen=True, kw_only=True, tag="fused-step")
     """The optimizer's fused kernel, which makes no temporaries."""
 
 
+class SingleTensorStep(msgspec.Struct, frozen=True, kw_only=True, tag="foreach-off"):
+    """The optimizer's loop over parameters, whose temporaries are one parameter's at a time (foreach off)."""
+
+
+class FrozenBatchNorm(msgspec.Struct, frozen=True, kw_only=True, tag="frozen-batch-norm"):
+    """Batch norms use their running statistics and leave them as they are, so that samples do not see each other."""
+
+
 class EarlyRelease(msgspec.Struct, frozen=True, kw_only=True, tag="early-release"):
     """Gradients are released (set to None) right after the update."""
 
@@ -85,6 +93,8 @@ Action: TypeAlias = (
     | MicroBatches
     | OptimizerInBackward
     | OneKernelStep
+    | SingleTensorStep
+    | FrozenBatchNorm
     | EarlyRelease
     | InferenceMode
     | HostAllocator

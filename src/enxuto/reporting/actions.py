@@ -11,12 +11,14 @@ from ..records import (
     Action,
     Checkpoint,
     EarlyRelease,
+    FrozenBatchNorm,
     HostAllocator,
     InferenceMode,
     MicroBatches,
     Offload,
     OneKernelStep,
     OptimizerInBackward,
+    SingleTensorStep,
     SmallerBatch,
 )
 from .wording import counted, plain
@@ -96,6 +98,10 @@ def _name_group(actions: Sequence[Action]) -> str:
             return "each parameter updated in the backward"
         case OneKernelStep():
             return "fused optimizer step"
+        case SingleTensorStep():
+            return "optimizer step parameter by parameter (foreach off)"
+        case FrozenBatchNorm():
+            return "batch norm frozen at its running statistics"
         case EarlyRelease():
             return "gradients released after the update"
         case InferenceMode():
