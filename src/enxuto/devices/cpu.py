@@ -10,19 +10,21 @@ import psutil
 from ..records import Allocator, Basis, Device, Figure
 from .calibration import OpMemory
 from .scratch import ScratchTable, machine, needs_measuring
+from .speeds import cpu_speeds
 
 
-def cpu_device() -> Device:
-    """This machine's CPU. Speeds are not measured yet and say so."""
+def cpu_device(*, measure: bool = False) -> Device:
+    """This machine's CPU; with `measure`, its speeds are measured where they are not known yet."""
     memory = psutil.virtual_memory()
+    flops, moved = cpu_speeds(measure=measure)
     return Device(
         name=machine()["cpu"],
         usable=Figure(
             value=memory.available, unit="B", basis=Basis.MEASURED, source="available now, by the kernel"
         ),
         context=Figure(value=0, unit="B", basis=Basis.ASSUMED, source="torch's libraries are not counted"),
-        flops_per_second=Figure(value=0, unit="flop/s", basis=Basis.ASSUMED, source="not measured"),
-        bytes_per_second=Figure(value=0, unit="B/s", basis=Basis.ASSUMED, source="not measured"),
+        flops_per_second=flops,
+        bytes_per_second=moved,
         allocator=Allocator.HOST,
         rules=("kernel scratch by measured table", "outputs at the size real kernels give them"),
     )

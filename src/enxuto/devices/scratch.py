@@ -94,7 +94,7 @@ class ScratchTable:
     @classmethod
     def of_this_machine(cls) -> ScratchTable:
         """The table of this torch, CPU and thread count, in the user's cache folder; empty at first."""
-        path = _cache_folder() / f"scratch-{_fingerprint(torch.get_num_threads())}.json"
+        path = cache_folder() / f"scratch-{fingerprint(torch.get_num_threads())}.json"
         try:
             rows = json.loads(path.read_bytes())["rows"]
             return cls(
@@ -305,7 +305,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def _fingerprint(threads: int) -> str:
+def fingerprint(threads: int) -> str:
     return hashlib.sha256(json.dumps(machine(), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -320,6 +320,6 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     base = os.environ.get("ENXUTO_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "enxuto"

@@ -132,7 +132,11 @@ class Fit:
         if self._planner is None:
             bases, refused = self._bases()
             self._planner = Planner(
-                bases, refused, Speeds.of(cpu_device()), exact=self.exact, progress=self.progress
+                bases,
+                refused,
+                Speeds.of(cpu_device(measure=self.calibrate)),
+                exact=self.exact,
+                progress=self.progress,
             )
         return self._planner
 
