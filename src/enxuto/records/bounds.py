@@ -62,7 +62,9 @@ def upper_drop(hurt: int, helped: int, n: int, error: float) -> float:
     """The largest true drop that `hurt` and `helped` of n samples leave possible, one-sided at `error`."""
     limit = -normal_quantile(1 - error)
     low, high = (hurt - helped) / n, 1.0
-    while low < (middle := (low + high) / 2) < high:  # until floats end: the same bits wherever it is computed
+    while (
+        low < (middle := (low + high) / 2) < high
+    ):  # until floats end: the same bits wherever it is computed
         if drop_statistic(hurt, helped, n, middle) > limit:
             low = middle
         else:

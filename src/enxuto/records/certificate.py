@@ -186,7 +186,7 @@ class Certificate:
         metric, higher_is_better: what was scored, and its direction.
         tolerance: the drop that is tolerated: a share for counts (0.01 is one point), else in the metric's units.
         confidence: of all looks at these samples together.
-        look: which look at these samples this was, from 1.
+        look: which look at these samples this was, from 1; 0 where nobody counted beyond the number planned.
         planned: how many there were to be, fixed ahead; 0 if that was open. `error` follows from these three.
         evidence: what was counted; all of `judgement` follows from it.
         worst_class: the class that lost most, where samples are right or wrong and have a class.
@@ -249,7 +249,7 @@ class Certificate:
         self.evidence.check()
         if not (self.tolerance > 0 and 0 < self.confidence < 1):
             raise ValueError("its tolerance or confidence is out of range")
-        if self.look < 1 or self.planned < 0 or 0 < self.planned < self.look:
+        if min(self.look, self.planned) < 0 or (self.look > self.planned if self.planned else self.look < 1):
             raise ValueError(f"it is look {self.look} of {self.planned}")
         lost = self.original.metric - self.candidate.metric
         lost = lost if self.higher_is_better else -lost
