@@ -63,7 +63,9 @@ def test_the_rates_behind_the_variance_are_the_likeliest(of: tuple[int, int, int
 
     assert least - 1e-9 <= q <= most + 1e-9
     best = likelihood(min(max(q, least), most))
-    assert all(likelihood(float(other)) <= best + 1e-6 * (1 + abs(best)) for other in np.linspace(least, most, 41))
+    assert all(
+        likelihood(float(other)) <= best + 1e-6 * (1 + abs(best)) for other in np.linspace(least, most, 41)
+    )
 
 
 def test_nothing_discordant_still_has_a_bound() -> None:
@@ -71,7 +73,9 @@ def test_nothing_discordant_still_has_a_bound() -> None:
     z2 = bounds.normal_quantile(0.95) ** 2
     for n in (10, 100, 1_000, 100_000):
         a, b, c = n * (n + z2), -n * (2 + z2), 1.0
-        assert bounds.upper_drop(0, 0, n, 0.05) == pytest.approx((-b + math.sqrt(b * b - 4 * a * c)) / (2 * a))
+        assert bounds.upper_drop(0, 0, n, 0.05) == pytest.approx(
+            (-b + math.sqrt(b * b - 4 * a * c)) / (2 * a)
+        )
     assert bounds.upper_drop(0, 0, 100, 0.05) > 3 / 100  # the rule of three is exact, and ours is not below
 
 
@@ -93,7 +97,7 @@ def test_a_drop_of_the_tolerance_is_accepted_in_at_most_one_of_twenty(n: int) ->
 
 
 def test_other_rules_break_what_ours_keeps() -> None:
-    few = dict(n=100, drop=0.01, tolerance=0.01, error=0.05)
+    few = {"n": 100, "drop": 0.01, "tolerance": 0.01, "error": 0.05}
     assert accepts(point, discordance=0.02, **few) > 0.6
     assert accepts(wald, discordance=0.02, **few) > 0.2
     assert accepts(tango, discordance=0.0588, **few) > 0.055
@@ -149,7 +153,9 @@ def test_the_bound_of_a_mean_undoes_halls_transformation(skewness: float, n: int
     hall = math.sqrt(n) * (u + skewness * u**2 / 3 + skewness**2 * u**3 / 27 + skewness / (6 * n))
     assert hall == pytest.approx(-stats.t.ppf(0.95, n - 1), abs=1e-6)
     assert upper > bounds.upper_mean(mean, deviation, 0.0, n, 0.05)
-    assert bounds.upper_mean(mean, deviation, -skewness, n, 0.05) >= bounds.upper_mean(mean, deviation, 0.0, n, 0.05)
+    assert bounds.upper_mean(mean, deviation, -skewness, n, 0.05) >= bounds.upper_mean(
+        mean, deviation, 0.0, n, 0.05
+    )
 
 
 def test_skewed_harm_is_accepted_less_often_than_by_student() -> None:

@@ -28,7 +28,12 @@ from enxuto.records.certificate import judge
 
 
 def certificate(
-    evidence: Counts | Scores, *, tolerance: float = 0.01, look: int = 1, planned: int = 1, higher: bool = True
+    evidence: Counts | Scores,
+    *,
+    tolerance: float = 0.01,
+    look: int = 1,
+    planned: int = 1,
+    higher: bool = True,
 ) -> Certificate:
     error = error_of_look(1 - 0.95, look, planned)
     now = 0.75 - evidence.drop if higher else 0.75 + evidence.drop
@@ -42,7 +47,9 @@ def certificate(
         evidence=evidence,
         judgement=judge(evidence, tolerance=tolerance, error=error),
         original=Judged(metric=0.75, scores="a", runtime="torch 2.13.0"),
-        candidate=Judged(metric=now, scores="b", runtime="torch 2.13.0", files=("a.onnx",), sha256="c", nbytes=9),
+        candidate=Judged(
+            metric=now, scores="b", runtime="torch 2.13.0", files=("a.onnx",), sha256="c", nbytes=9
+        ),
         data="d",
         versions=("torch 2.13.0",),
         worst_class=ClassDrop(label=3, n=10, hurt=2, helped=1),
@@ -61,7 +68,13 @@ SCORES = st.builds(
 )
 
 
-@given(COUNTS | SCORES, st.sampled_from([0.002, 0.01, 0.05, 0.3]), st.integers(1, 9), st.booleans(), st.booleans())
+@given(
+    COUNTS | SCORES,
+    st.sampled_from([0.002, 0.01, 0.05, 0.3]),
+    st.integers(1, 9),
+    st.booleans(),
+    st.booleans(),
+)
 @settings(deadline=None)
 def test_every_certificate_comes_back_and_recomputes(
     evidence: Counts | Scores, tolerance: float, look: int, open_end: bool, higher: bool
@@ -108,7 +121,9 @@ def test_few_scores_are_undecidable_even_if_all_are_alike() -> None:
     alike = Scores(n=29, mean=0.0, deviation=0.0, skewness=0.0)
     found = judge(alike, tolerance=0.01, error=0.05)
     assert found.decision is Decision.UNDECIDABLE and found.needed_n == 30
-    assert judge(msgspec.structs.replace(alike, n=30), tolerance=0.01, error=0.05).decision is Decision.ACCEPTED
+    assert (
+        judge(msgspec.structs.replace(alike, n=30), tolerance=0.01, error=0.05).decision is Decision.ACCEPTED
+    )
 
 
 GOOD = certificate(Counts(n=3_000, hurt=20, helped=15))
@@ -155,7 +170,9 @@ def test_a_forged_number_is_found(path: str, value: Any, said: str | None) -> No
         forged.recompute()
 
 
-@pytest.mark.parametrize("change", [{"n": 1}, {"deviation": -1.0}, {"skewness": 40.0}, {"mean": float("nan")}])
+@pytest.mark.parametrize(
+    "change", [{"n": 1}, {"deviation": -1.0}, {"skewness": 40.0}, {"mean": float("nan")}]
+)
 def test_moments_that_no_numbers_have_are_refused(change: dict[str, float]) -> None:
     fine = Scores(n=1_000, mean=0.0, deviation=1.0, skewness=0.0)
     fine.check()

@@ -45,7 +45,7 @@ def test_the_plan_is_kept(tmp_path: Path) -> None:
 
 def test_a_spoilt_ledger_is_an_error_and_no_new_start(tmp_path: Path) -> None:
     (tmp_path / "looks-data.json").write_text("{")
-    with pytest.raises(RecordError, match="looks-data.json"):
+    with pytest.raises(RecordError, match=r"looks-data\.json"):
         Ledger(tmp_path).look("data", "a", 0.95)
     (tmp_path / "looks-data.json").unlink()
     Ledger(tmp_path).look("data", "a", 0.95)

@@ -18,14 +18,14 @@ def metric_name(certificate: Certificate) -> str:
 def headline(certificate: Certificate) -> str:
     """The decision in one sentence."""
     found = certificate.judgement
-    drop = f"{metric_name(certificate)} loses at most {_amount(certificate, found.upper)}"
+    moves = f"{metric_name(certificate)} {'loses' if certificate.higher_is_better else 'rises by'}"
     match found.decision:
+        case Decision.ACCEPTED if found.upper <= 0:
+            return "accepted: nothing is lost"
         case Decision.ACCEPTED:
-            gained = found.upper <= 0
-            return "accepted: nothing is lost" if gained else f"accepted: {drop}"
+            return f"accepted: {moves} at most {_amount(certificate, found.upper)}"
         case Decision.REJECTED:
-            least = _amount(certificate, found.lower)
-            return f"rejected: {metric_name(certificate)} loses at least {least}"
+            return f"rejected: {moves} at least {_amount(certificate, found.lower)}"
         case Decision.UNDECIDABLE:
             return f"undecidable: {_needs(certificate)}"
 

@@ -290,7 +290,7 @@ def _users(what: str) -> Iterator[None]:
 
 
 def _rows(given: Any, n: int, who: str, *, flat: bool = False) -> Tensor:
-    """What a model or a metric gave, as a tensor on the CPU with n rows and without NaN."""
+    """What a model, or (`flat`) a metric gave: on the CPU, n rows of no NaN, or n finite scores."""
     alone = given[0] if isinstance(given, tuple | list) and len(given) == 1 else given  # as runtimes give it
     if not isinstance(alone, Tensor | np.ndarray):
         raise UsageError(
@@ -300,8 +300,12 @@ def _rows(given: Any, n: int, who: str, *, flat: bool = False) -> Tensor:
     if rows.dim() < 1 or len(rows) != n or (flat and rows.dim() != 1):
         shape = f"[{n}]" if flat else f"[{n}, ...]"
         raise UsageError(f"{who} gave the shape {list(rows.shape)} for {n} samples, and {shape} is needed")
-    if bad := int(rows.reshape(n, -1).isnan().any(1).sum()):
-        raise UserCodeError(f"{who} gave NaN for {bad} of {n} samples of a batch; nothing follows from that")
+    bad = rows.reshape(n, -1).isfinite().logical_not() if flat else rows.reshape(n, -1).isnan()
+    if count := int(bad.any(1).sum()):
+        what = "NaN or infinity" if flat else "NaN"
+        raise UserCodeError(
+            f"{who} gave {what} for {count} of {n} samples of a batch; nothing follows from that"
+        )
     return rows
 
 
@@ -342,16 +346,10 @@ class _InEval:
 
 
 def evidence_of(was: Values, now: Values, *, higher_is_better: bool) -> Counts | Scores:
-    """What two models' scores of the same samples say of the drop.
-
-    Raises:
-        UserCodeError: a score is infinite.
-    """
+    """What two models' scores of the same samples say of the drop."""
     harm = _harm(was, now, higher_is_better)
     if np.isin(was, (0, 1)).all() and np.isin(now, (0, 1)).all():
         return _counts(harm)
-    if not np.isfinite(harm).all():
-        raise UserCodeError("the metric gave infinite scores, and of those there is no mean")
     return _moments(harm)
 
 
