@@ -86,6 +86,12 @@ def test_a_spoilt_artefact_is_rejected_and_few_samples_decide_nothing(folder: Pa
     assert main(["certify", "own.py:work", "--data", "own.py:few", "--model", "good.onnx"]) == 3
 
 
+def test_the_original_may_be_a_file_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["certify", "good.onnx", "--data", "own.py:data", "--model", "bad.onnx", "--json"]) == 1
+    body = json.loads(capsys.readouterr().out)["body"]
+    assert (body["original"]["files"], body["candidate"]["files"]) == (["good.onnx"], ["bad.onnx"])
+
+
 def test_looks_are_counted_beside_the_artefact(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def certified(model: str, *more: str) -> dict:
         capsys.readouterr()

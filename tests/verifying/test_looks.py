@@ -41,6 +41,8 @@ def test_the_plan_is_kept(tmp_path: Path) -> None:
         Ledger(tmp_path, planned=2).look("data", "b", 0.9)
     with pytest.raises(UsageError, match="not -1"):
         Ledger(planned=-1)
+    with pytest.raises(UsageError, match="there is no such folder"):
+        Ledger(tmp_path / "none")
 
 
 def test_a_spoilt_ledger_is_an_error_and_no_new_start(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def certify(
     output.check_writable(save)
     if recheck is None and not (target and model and data):
         raise UsageError("certify needs the original as TARGET, --model FILE and --data file.py:name")
-    if recheck is not None and (max_drop or looks or ledger or save or lower_is_better):
+    if recheck is not None and (max_drop or looks or ledger or save or lower_is_better or confidence != 0.95):
         raise UsageError(
             "--recheck takes a certificate as it is: only TARGET, --model, --data, --metric and --batch"
         )

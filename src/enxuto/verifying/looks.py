@@ -27,6 +27,8 @@ class Ledger:
     def __init__(self, folder: Path | None = None, *, planned: int = 0) -> None:
         if planned < 0:
             raise UsageError(f"planned looks are a count, and 0 where it is open, not {planned}")
+        if folder is not None and not folder.is_dir():
+            raise UsageError(f"looks cannot be counted in {folder}: there is no such folder")
         self._folder = folder
         self._planned = planned
         self._sets: dict[str, Looks] = {}
