@@ -5,7 +5,7 @@ JOBS ?= 2
 
 BIN := .venv/bin
 ZOO := .venv-zoo/bin
-BENCHMARKS := benchmarks.cpu_truth benchmarks.cost benchmarks.host_allocator benchmarks.recompute benchmarks.fit_pairs
+BENCHMARKS := benchmarks.cpu_truth benchmarks.cost benchmarks.host_allocator benchmarks.recompute benchmarks.fit_pairs benchmarks.guard
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

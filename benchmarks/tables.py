@@ -82,12 +82,40 @@ def recompute_table() -> str:
     return "\n".join(lines)
 
 
+GUARDS = {
+    "point": "the measured drop is within the tolerance",
+    "wald": "Wald's bound",
+    "tango": "Tango's bound",
+    "ours": "enxuto: Tango's, corrected",
+}
+
+
+def guard_table() -> str:
+    """`guard.json` as Markdown: for each size the most false acceptances of any discordance, and the power."""
+    content = json.loads((RESULTS / "guard.json").read_text())
+    sizes = sorted({cell["n"] for cell in content["cells"]})
+    power = content["power"]
+    heads = [f"n = {n:,}" for n in sizes] + [f"no drop, n = {power['n']:,}"]
+    lines = [f"| accept if | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for rule, label in GUARDS.items():
+        worst = [max(cell[rule] for cell in content["cells"] if cell["n"] == n) for n in sizes]
+        cells = [f"{percent:.1f} %" for percent in [*worst, power[rule]]]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    lines.append(f"\n{content['draws']:,} draws a cell; numpy {content['machine']['numpy']}")
+    return "\n".join(lines)
+
+
 def _peak(row: Row | None) -> str:
     return "-" if row is None else f"{row.peak / 2**20:.1f}, {row.extra_percent:+.2f} %"
 
 
 def main() -> int:
-    tables = {"cpu_truth": cpu_truth_table(), "cost": cost_table(), "recompute": recompute_table()}
+    tables = {
+        "cpu_truth": cpu_truth_table(),
+        "cost": cost_table(),
+        "recompute": recompute_table(),
+        "guard": guard_table(),
+    }
     for name in ("README.md", "README.pt-BR.md"):
         path = ROOT / name
         text = path.read_text()

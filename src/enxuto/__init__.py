@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .records import (
         Budget,
         Category,
+        Certificate,
         Device,
         Difference,
         Explanation,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .reporting import to_html, to_text, write_html
     from .targets import resolve
     from .tracing import trace  # type: ignore[no-redef]
+    from .verifying import certify
     from .workload import Workload
 
 __version__ = "0.1.0"
@@ -48,6 +50,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Budget": "records",
     "Category": "records",
+    "Certificate": "records",
     "Device": "records",
     "Difference": "records",
     "EnxutoError": "errors",
@@ -62,6 +65,7 @@ _HOMES = {
     "Workload": "workload",
     "World": "records",
     "apply": "applying",
+    "certify": "verifying",
     "difference": "explaining",
     "explain": "explaining",
     "export": "applying",
@@ -80,6 +84,7 @@ _HOMES = {
 __all__ = [
     "Budget",
     "Category",
+    "Certificate",
     "Device",
     "Difference",
     "EnxutoError",
@@ -94,6 +99,7 @@ __all__ = [
     "Workload",
     "World",
     "apply",
+    "certify",
     "difference",
     "explain",
     "export",

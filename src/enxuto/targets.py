@@ -459,19 +459,44 @@ _SCHEMES: dict[str, Callable[[str], ZooEntry]] = {"zoo": _zoo_entry, "timm": _ti
 # ---- The user's own code -----------------------------------------------------------------------------------
 
 
+def load(place: str, *, made: bool = False) -> Any:
+    """The object that `file.py:name` or `pkg.mod:name` names, such as a metric.
+
+    Args:
+        place: where it is.
+        made: call a function, without arguments, for what it gives, such as data.
+
+    Raises:
+        UsageError: the file, the module or the name is not there.
+        UserCodeError: the user's code raised; the cause has the traceback.
+    """
+    with _named_object(place) as found:
+        if made and inspect.isfunction(found):
+            with _user_code(place):
+                return found()
+        return found
+
+
 def _own(target: str) -> Workload:
+    _, colon, name = target.rpartition(":")
+    if colon and "?" in name:
+        raise UsageError(f"{target}: settings after ? are for named nets; a Workload takes --batch")
+    with _named_object(target) as found:
+        return _as_workload(target, found)
+
+
+@contextlib.contextmanager
+def _named_object(target: str) -> Iterator[Any]:
+    """What a file or a module holds under a name; within, imports still find the file's neighbours."""
     place, colon, name = target.rpartition(":")
     if not (colon and place and name):
         raise _no_name(target.rstrip(":"))
-    name, question, _ = name.partition("?")
-    if question:
-        raise UsageError(f"{target}: settings after ? are for named nets; a Workload takes --batch")
     path = Path(place)
     is_file = path.suffix == ".py" or path.exists() or os.sep in place
     folder = path.resolve().parent if is_file else Path.cwd()
     with _as_script(folder, path.name):
         module = _from_file(path) if is_file else _from_package(place)
-        return _as_workload(f"{place}:{name}", _attribute(place, module, name))
+        yield _attribute(place, module, name)
 
 
 @contextlib.contextmanager

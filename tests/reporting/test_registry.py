@@ -46,7 +46,7 @@ def test_errors_say_what_there_is() -> None:
         render(samples.explanation(), "pdf")
     with pytest.raises(
         UsageError,
-        match="'note' has no text form; these have: difference, explanation, fitted, largest_batch",
+        match="'note' has no text form; these have: certificate, difference, explanation",
     ):
         to_text(Note())
     for form in FORMS:
@@ -80,5 +80,6 @@ def test_importing_reporting_needs_neither_rich_nor_plotly_nor_torch() -> None:
         "print(sorted(display._HTML))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    kinds = ["difference", "explanation", "fitted", "largest_batch", "plan", "timeline", "verdict"]
+    kinds = ["certificate", "difference", "explanation", "fitted", "largest_batch", "plan", "recheck"]
+    kinds += ["timeline", "verdict"]
     assert done.stdout.strip() == str(kinds), done.stderr

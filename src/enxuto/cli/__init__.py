@@ -11,12 +11,13 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from .certify import certify
 from .explain import explain
 from .failures import guarded
 from .fit import fit
 from .report import report
 
-COMMANDS = (explain, fit, report)
+COMMANDS = (certify, explain, fit, report)
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..records import Difference, Explanation, Fitted, LargestBatch, Plan, Timeline, Verdict
+from ..records import (
+    Certificate,
+    Difference,
+    Explanation,
+    Fitted,
+    LargestBatch,
+    Plan,
+    Recheck,
+    Timeline,
+    Verdict,
+)
 from . import fragment
 from .registry import FORMS, print_record, register, render, to_html, to_text, write_html
 
@@ -59,6 +69,18 @@ def _fitted_card(fitted: Fitted) -> RenderableType:
     return fitted_card(fitted)
 
 
+def _certificate_card(certificate: Certificate) -> RenderableType:
+    from .certificate_terminal import certificate_card
+
+    return certificate_card(certificate)
+
+
+def _recheck_card(recheck: Recheck) -> RenderableType:
+    from .certificate_terminal import recheck_card
+
+    return recheck_card(recheck)
+
+
 def _explanation_page(explanation: Explanation) -> str:
     from .html import page
 
@@ -92,3 +114,5 @@ register(Timeline.kind, card=_timeline_card, fragment=fragment.timeline_fragment
 register(Plan.kind, card=_plan_card, page=_plan_page, fragment=fragment.plan_fragment)
 register(Verdict.kind, card=_verdict_card, page=_verdict_page, fragment=fragment.verdict_fragment)
 register(Fitted.kind, card=_fitted_card, page=_fitted_page, fragment=fragment.fitted_fragment)
+register(Certificate.kind, card=_certificate_card, fragment=fragment.certificate_fragment)
+register(Recheck.kind, card=_recheck_card, fragment=fragment.recheck_fragment)

@@ -10,6 +10,7 @@ from html import escape
 
 from ..records import (
     Category,
+    Certificate,
     Change,
     Difference,
     Explanation,
@@ -17,11 +18,12 @@ from ..records import (
     LargestBatch,
     Outcome,
     Plan,
+    Recheck,
     Timeline,
     Verdict,
 )
 from ..units import format_bytes, format_signed_bytes
-from . import plan_rows, rows, wording
+from . import certificate_rows, plan_rows, rows, wording
 from .palette import NUMERICS_SHADES, SHADES, SURFACES
 from .plan_rows import LeverRow
 from .rows import Row
@@ -109,6 +111,33 @@ def verdict_fragment(verdict: Verdict) -> str:
     """What was promised beside what was measured, as a card."""
     title = escape(wording.plain(verdict.workload))
     return _box(f"<div><strong>{title}</strong></div>{_checks(verdict)}")
+
+
+def certificate_fragment(certificate: Certificate) -> str:
+    """A decision and what it rests on, as a card."""
+    return _box(_certificate_content(certificate))
+
+
+def recheck_fragment(recheck: Recheck) -> str:
+    """A certificate and what still holds of it, as a card."""
+    checks = [
+        (name, f"{outcome.value}: {found}") for name, found, outcome in certificate_rows.rechecked(recheck)
+    ]
+    return _box(
+        f"{_certificate_content(recheck.certificate)}"
+        f'<div style="margin-top:10px">Looked at again: {escape(certificate_rows.recheck_outcome(recheck))}</div>'
+        f'<table style="{_TABLE}">{_pair_lines(checks, wraps=True)}</table>'
+    )
+
+
+def _certificate_content(certificate: Certificate) -> str:
+    (_, decision), *others = certificate_rows.summary(certificate)
+    return (
+        f"<div><strong>{escape(decision)}</strong></div>"
+        f'<table style="{_TABLE}">{_pair_lines(others, wraps=True)}</table>'
+        f'<table style="{_TABLE};{_MUTED}">'
+        f"{_pair_lines(certificate_rows.conditions(certificate), wraps=True)}</table>"
+    )
 
 
 def _plan_content(plan: Plan, verdict: Verdict | None) -> str:
