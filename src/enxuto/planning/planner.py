@@ -114,7 +114,8 @@ class Planner:
         slowest = budget.max_slowdown_ratio * plain.seconds or np.inf
         fitting = [(s, p) for s, p in choices if p.peak <= budget.bytes and s.total(p) <= slowest + 1e-12]
         if fitting:
-            chosen = min(fitting, key=lambda c: (c[0].total(c[1]), c[1].peak, len(c[0].base.actions)))
+            # what is faster than the plain step costs no less than nothing: a step that fits is left alone
+            chosen = min(fitting, key=lambda c: (max(c[0].total(c[1]), plain.seconds), *_effort(c), c[1].peak))
         else:
             chosen = min(choices, key=lambda c: (c[1].peak, c[0].total(c[1])))
         gap = self._gap(searched, chosen, budget) if fitting else 0.0
@@ -172,7 +173,8 @@ class Planner:
         """How much cheaper a plan could be at most on the bases where one fits, as a share of the plain step."""
         fitting = [s for s in searched if s.explored.within(budget.bytes) is not None]
         least = min(s.seconds + s.explored.bound(budget.bytes) for s in fitting)
-        return max(0.0, chosen[0].total(chosen[1]) - least) / self.searched()[0].seconds
+        plain = self.searched()[0].seconds
+        return max(0.0, chosen[0].total(chosen[1]) - max(least, plain)) / plain
 
     def _written(
         self,
@@ -296,6 +298,12 @@ def _lever(action: Action, before: int, after: int, ratio: float, why: str = "")
         slowdown_ratio=float(ratio),
         why=f"{said}; {why}" if why else said,
     )
+
+
+def _effort(choice: tuple[Searched, Point]) -> tuple[int, float]:
+    """How much a plan changes: its actions, and then its seconds."""
+    searched, point = choice
+    return len(searched.base.actions) + len(point.chosen), searched.total(point)
 
 
 def _tag(action: Action) -> str:
