@@ -1,0 +1,23 @@
+"""Pruning: what is removed is gone from every tensor; after training, or while it runs."""
+
+from .groups import Group, Kind, Slice
+from .importance import Importance
+from .removal import apply_shapes
+from .selection import Scope, Size
+from .structured import Limit, Prunable, Pruned, Pruning, prunable, prune
+
+__all__ = [
+    "Group",
+    "Importance",
+    "Kind",
+    "Limit",
+    "Prunable",
+    "Pruned",
+    "Pruning",
+    "Scope",
+    "Size",
+    "Slice",
+    "apply_shapes",
+    "prunable",
+    "prune",
+]
