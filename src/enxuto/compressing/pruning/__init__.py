@@ -1,5 +1,6 @@
 """Pruning: what is removed is gone from every tensor; after training, or while it runs."""
 
+from .during import Cubic, Ranking, Shrinking
 from .groups import Group, Kind, Slice
 from .importance import Importance
 from .removal import apply_shapes
@@ -7,6 +8,7 @@ from .selection import Scope, Size
 from .structured import Limit, Prunable, Pruned, Pruning, prunable, prune
 
 __all__ = [
+    "Cubic",
     "Group",
     "Importance",
     "Kind",
@@ -14,7 +16,9 @@ __all__ = [
     "Prunable",
     "Pruned",
     "Pruning",
+    "Ranking",
     "Scope",
+    "Shrinking",
     "Size",
     "Slice",
     "apply_shapes",

@@ -215,7 +215,9 @@ def _of_layers(model: nn.Module, items: tuple[_Item, ...], tensors: Mapping[int,
     layers = [item for item in items if isinstance(item.module, nn.Module) and item.layer]
     loose = [item for item in items if isinstance(item.module, nn.Parameter)]
     if loose:
-        raise _Refused(f"the loose parameter {tensors.get(id(loose[0].module), '')} runs along these channels")
+        raise _Refused(
+            f"the loose parameter {tensors.get(id(loose[0].module), '')} runs along these channels"
+        )
     if any("Output" in type(item.module).__name__ for item in items):
         raise _Refused("these are the model's outputs")
     for item in layers:
@@ -224,14 +226,14 @@ def _of_layers(model: nn.Module, items: tuple[_Item, ...], tensors: Mapping[int,
         raise _Refused("these are the model's outputs: no layer reads them")
     units = _units(len(items[0].indices), layers)
     slices = [piece for item in layers for piece in _slices(item, units, tensors)]
-    convolves = any(isinstance(item.module, (*_CONVOLUTIONS, *_TRANSPOSED)) for item in layers if item.produces)
-    return Group(
-        name=items[0].layer, kind=Kind.CHANNELS if convolves else Kind.HIDDEN, slices=tuple(slices)
+    convolves = any(
+        isinstance(item.module, (*_CONVOLUTIONS, *_TRANSPOSED)) for item in layers if item.produces
     )
+    return Group(name=items[0].layer, kind=Kind.CHANNELS if convolves else Kind.HIDDEN, slices=tuple(slices))
 
 
 def _depthwise(module: Any) -> bool:
-    return module.groups > 1 and module.groups == module.in_channels == module.out_channels
+    return bool(module.groups > 1 and module.groups == module.in_channels == module.out_channels)
 
 
 def _reads(item: _Item) -> bool:

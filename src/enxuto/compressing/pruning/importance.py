@@ -98,9 +98,7 @@ def first_order(model: nn.Module, group: Group) -> Tensor:
     return total.abs()
 
 
-def _first_order(
-    model: nn.Module, groups: tuple[Group, ...], data: Samples, loss: Loss
-) -> dict[str, Tensor]:
+def _first_order(model: nn.Module, groups: tuple[Group, ...], data: Samples, loss: Loss) -> dict[str, Tensor]:
     """Mean over small batches of the first-order change: signs of different samples must not cancel for good."""
     totals = {group.name: torch.zeros(group.units, dtype=torch.float64) for group in groups}
     with _at_rest(model), torch.enable_grad():

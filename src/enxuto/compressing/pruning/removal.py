@@ -5,7 +5,7 @@ Parameters stay the same objects, so that optimizers, and whatever else of the u
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -116,7 +116,9 @@ def check_state(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> None:
     """
     for path, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
-            number = not isinstance(value, Tensor | list | dict) or (isinstance(value, Tensor) and not value.dim())
+            number = not isinstance(value, Tensor | list | dict) or (
+                isinstance(value, Tensor) and not value.dim()
+            )
             if not number and (not isinstance(value, Tensor) or value.shape != parameter.shape):
                 raise UsageError(
                     f"the state {key!r} that {type(optimizer).__name__} keeps for {path} does not have its shape, so "
@@ -124,7 +126,7 @@ def check_state(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> None:
                 )
 
 
-def resize(owner: nn.Module, name: str, change: Any) -> None:
+def resize(owner: nn.Module, name: str, change: Callable[[Tensor], Tensor]) -> None:
     """Give a parameter (and its gradient) or a buffer of a module another size; a parameter stays the same object.
 
     Args:
@@ -217,7 +219,7 @@ def _is_parameter(model: nn.Module, path: str) -> bool:
 
 
 def _name_of(model: nn.Module, module: nn.Module) -> str:
-    return next(name for name, other in model.named_modules() if other is module)
+    return next(str(name) for name, other in model.named_modules() if other is module)
 
 
 def _counts(module: nn.Module) -> dict[str, int]:
@@ -252,6 +254,4 @@ def _fewer_heads(model: nn.Module, groups: tuple[Group, ...], removed: Removed) 
         if group.count and gone:
             module = model.get_submodule(group.attention)
             setattr(module, group.count, getattr(module, group.count) - gone)
-            yield Counted(
-                module=group.attention, name=group.count, value=getattr(module, group.count)
-            )
+            yield Counted(module=group.attention, name=group.count, value=getattr(module, group.count))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .groups import Group
 from .importance import Importance
-from .removal import Removed
+from .removal import Cuts, Removed
 
 
 class Scope(Enum):
@@ -110,7 +110,7 @@ def _keys(values: Tensor, importance: Importance) -> list[float]:
     return list((values / scale if scale > 0 else values).tolist())
 
 
-def size_after(model: nn.Module, positions: Mapping[str, float], size: Size, cuts: Mapping) -> int:
+def size_after(model: nn.Module, positions: Mapping[str, float], size: Size, cuts: Cuts) -> int:
     """What a model would have after cuts, from its shapes alone.
 
     Args:
@@ -120,7 +120,7 @@ def size_after(model: nn.Module, positions: Mapping[str, float], size: Size, cut
         cuts: what leaves each tensor, by path and dimension.
     """
     total = 0.0
-    counted = dict(model.named_parameters())
+    counted: dict[str, Tensor] = dict(model.named_parameters())
     if size is Size.BYTES:
         counted |= dict(model.named_buffers())
     for path, tensor in counted.items():

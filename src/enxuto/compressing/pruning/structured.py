@@ -125,9 +125,7 @@ def prunable(model: nn.Module, example: Any, *, keep: Collection[str] = ()) -> P
     refuse_wrapped(model)
     groups, refused = find_groups(model, example, keep=keep)
     good, faulty = sound(model, example, groups)
-    return Prunable(
-        groups=good, refused=(*refused, *faulty), positions=_positions(model, example)
-    )
+    return Prunable(groups=good, refused=(*refused, *faulty), positions=_positions(model, example))
 
 
 def prune(
@@ -162,7 +160,9 @@ def prune(
     found = found or prunable(model, example, keep=settings.keep)
     if not found.groups:
         reasons = "; ".join(f"{refusal.lever}: {refusal.reason}" for refusal in found.refused[:5])
-        raise UsageError(f"no layer of this {type(model).__name__} can be pruned ({reasons or 'it has none'})")
+        raise UsageError(
+            f"no layer of this {type(model).__name__} can be pruned ({reasons or 'it has none'})"
+        )
     samples = None if data is None else Samples.of(data)
     worth = scores(model, found.groups, settings.importance, data=samples, loss=loss)
     order = ordered(
@@ -204,9 +204,7 @@ def refuse_wrapped(model: Any) -> None:
         )
 
 
-def _enough(
-    model: nn.Module, found: Prunable, order: Order, settings: Pruning
-) -> tuple[Any, bool]:
+def _enough(model: nn.Module, found: Prunable, order: Order, settings: Pruning) -> tuple[Any, bool]:
     """The units that go, and whether the limit is met with them."""
     limit = settings.limit
     if limit is None:
@@ -229,7 +227,9 @@ def _positions(model: nn.Module, example: Any) -> dict[str, float]:
     def count(module: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         transposed = getattr(module, "transposed", False)  # each input place meets the whole kernel
         places = inputs[0] if transposed else output
-        channels = module.in_channels if transposed else places.size(-1 if isinstance(module, nn.Linear) else 1)
+        channels = (
+            module.in_channels if transposed else places.size(-1 if isinstance(module, nn.Linear) else 1)
+        )
         path = names.get(id(module.weight), "")
         positions[path] = positions.get(path, 0.0) + places.numel() / channels
 
