@@ -15,6 +15,7 @@ from . import units
 if TYPE_CHECKING:
     from .applying import apply as apply  # type: ignore[no-redef]
     from .applying import export as export  # type: ignore[no-redef]
+    from .compressing.distilling import distil
     from .errors import EnxutoError
     from .explaining import difference as difference  # type: ignore[no-redef]
     from .explaining import explain as explain  # type: ignore[no-redef]
@@ -63,6 +64,7 @@ _HOMES = {
     "World": "records",
     "apply": "applying",
     "difference": "explaining",
+    "distil": "compressing.distilling",
     "explain": "explaining",
     "export": "applying",
     "fit": "fitting",
@@ -95,6 +97,7 @@ __all__ = [
     "World",
     "apply",
     "difference",
+    "distil",
     "explain",
     "export",
     "fit",

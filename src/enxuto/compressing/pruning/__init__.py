@@ -6,6 +6,7 @@ from .importance import Importance
 from .removal import apply_shapes
 from .selection import Scope, Size
 from .structured import Limit, Prunable, Pruned, Pruning, prunable, prune
+from .unstructured import Magnitude, NOfM, Zeroed, ZerosRow, measure_zeros, zeroed
 
 __all__ = [
     "Cubic",
@@ -13,6 +14,8 @@ __all__ = [
     "Importance",
     "Kind",
     "Limit",
+    "Magnitude",
+    "NOfM",
     "Prunable",
     "Pruned",
     "Pruning",
@@ -21,7 +24,11 @@ __all__ = [
     "Shrinking",
     "Size",
     "Slice",
+    "Zeroed",
+    "ZerosRow",
     "apply_shapes",
+    "measure_zeros",
     "prunable",
     "prune",
+    "zeroed",
 ]

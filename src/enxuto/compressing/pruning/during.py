@@ -71,9 +71,9 @@ class Cubic:
         """
         if step < self.start:
             return 0.0
-        last = min(step, self.end)
-        done = (last - self.start) // self.every * self.every if last < self.end else self.end - self.start
-        left = 1 - (done + self.every) / (self.end - self.start + self.every)
+        whole = self.end - self.start
+        done = whole if step >= self.end else (step - self.start) // self.every * self.every
+        left = 1 - (done + self.every) / (whole + self.every)
         return self.ratio * (1 - left**3)
 
     def is_due(self, step: int) -> bool:

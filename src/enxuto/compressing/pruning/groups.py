@@ -25,7 +25,8 @@ from .attention import Attention, attentions
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_WEIGHTED = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
+#: Layers whose weights are applied as matrix products.
+WEIGHTED = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
 
 
 class Kind(Enum):
@@ -237,7 +238,7 @@ def _depthwise(module: Any) -> bool:
 
 
 def _reads(item: _Item) -> bool:
-    return isinstance(item.module, _WEIGHTED) and not item.produces
+    return isinstance(item.module, WEIGHTED) and not item.produces
 
 
 def _check_member(item: _Item) -> None:
@@ -254,7 +255,7 @@ def _check_member(item: _Item) -> None:
         raise _Refused(f"{layer} normalises over these channels: without some, all others change")
     elif not isinstance(module, (nn.Linear, nn.GroupNorm, nn.PReLU, nn.Embedding, BatchNorms)):
         raise _Refused(f"{layer} is a {type(module).__name__}, which is not cut")
-    if isinstance(module, _WEIGHTED) and item.produces and len(item.indices) != _outputs(module):
+    if isinstance(module, WEIGHTED) and item.produces and len(item.indices) != _outputs(module):
         raise _Refused(
             f"only {len(item.indices)} of the {_outputs(module)} outputs of {layer} are followed "
             "(grouped queries, a split or a shuffle)"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -73,7 +74,7 @@ def remove(model: nn.Module, groups: Iterable[Group], removed: Removed) -> Resha
     before = {name: _counts(module) for name, module in touched.items()}
     with torch.no_grad():
         for path, dims in cuts.items():
-            resize(owners[path], path.rpartition(".")[2], lambda old, dims=dims: narrowed(old, dims))
+            resize(owners[path], path.rpartition(".")[2], partial(narrowed, dims=dims))
     for module in touched.values():
         _count_again(module)
     heads = list(_fewer_heads(model, groups, removed))
@@ -199,8 +200,7 @@ def apply_shapes(model: nn.Module, spec: Reshape) -> nn.Module:
         )
     for item in spec.tensors:
         path, _, name = item.tensor.rpartition(".")
-        shape = tuple(item.shape)
-        resize(modules[path], name, lambda old, shape=shape: old.new_zeros(shape))
+        resize(modules[path], name, partial(torch.Tensor.new_zeros, size=tuple(item.shape)))
     for count in spec.counts:
         setattr(modules[count.module], count.name, count.value)
     return model

@@ -23,7 +23,7 @@ from ...errors import UsageError
 from ...records import Refusal, Reshape
 from ...samples import Samples
 from ..losses import supervised_loss
-from .groups import Group, as_arguments, find_groups
+from .groups import WEIGHTED, Group, as_arguments, find_groups
 from .importance import Importance, Loss, scores
 from .removal import cuts_of, remove
 from .selection import Order, Scope, Size, ordered, size_after
@@ -233,8 +233,7 @@ def _positions(model: nn.Module, example: Any) -> dict[str, float]:
         path = names.get(id(module.weight), "")
         positions[path] = positions.get(path, 0.0) + places.numel() / channels
 
-    kinds = (nn.Linear, nn.modules.conv._ConvNd)
-    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, kinds)]
+    hooks = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, WEIGHTED)]
     modes = {module: module.training for module in model.modules()}
     arguments, named = as_arguments(example)
     try:
