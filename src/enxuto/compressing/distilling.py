@@ -108,8 +108,9 @@ def distil(
         student: trained in place, from the weights that it has; its mode is restored.
         data: samples, as `Samples.of` takes them; targets are optional.
         settings: how it learns.
-        checkpoint: a file, written after each epoch; a later call with the same arguments (the student as it was given then) goes on from it, and ends
-            bit-equal (on a CPU) to one that was never stopped. It is kept at the end: remove it to start anew.
+        checkpoint: a file, written after each epoch; a later call with the same arguments (the student as it was
+            given then) goes on from it, and ends bit-equal (on a CPU) to one that was never stopped. It is kept
+            at the end: remove it to start anew.
         loss: `loss(outputs, targets)` for the labels' part.
         change: augments a batch of the first input, before teacher and student see it.
 
@@ -339,8 +340,8 @@ def _resume(
         raise UsageError(f"{os.fspath(checkpoint)} is no distillation checkpoint ({error})") from None
     if known != identity:
         raise UsageError(
-            f"{os.fspath(checkpoint)} is of a run with other settings, samples or networks: give what that run was given "
-            "(the student untrained), another file, or remove it to start anew"
+            f"{os.fspath(checkpoint)} is of a run with other settings, samples or networks: give what that run "
+            "was given (the student untrained), another file, or remove it to start anew"
         )
     student.load_state_dict(state["student"])
     optimizer.load_state_dict(state["optimizer"])

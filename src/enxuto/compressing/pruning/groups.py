@@ -28,6 +28,8 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 #: Layers whose weights are applied as matrix products.
 WEIGHTED = (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)
 
+_KEPT = "kept, as you asked"
+
 
 class Kind(Enum):
     """What a unit of a group is."""
@@ -104,17 +106,22 @@ def find_groups(
     tensors = _tensor_names(traced)
     heads, refused = attentions(traced)
     taken = {path for found in heads for path in found.producers}
-    groups = [_of_heads(found, tensors) for found in heads if not _kept(found.path, keep)]
+    groups = []
+    for found in heads:
+        if any(_kept(path, keep) for path in found.producers):
+            refused.append(Refusal(lever=found.path, reason=_KEPT))
+        else:
+            groups.append(_of_heads(found, tensors))
     for items in _dependencies(traced, example):
-        name = items[0].layer
-        if name in taken:
+        makers = [item.layer for item in items if item.produces and isinstance(item.module, WEIGHTED)]
+        if taken.intersection(makers):
             continue
         try:
-            if _kept(name, keep):
-                raise _Refused("kept, as you asked")
-            groups.append(_of_layers(traced, items, tensors))
+            if any(_kept(path, keep) for path in makers):
+                raise _Refused(_KEPT)
+            groups.append(_of_layers(items, tensors))
         except _Refused as reason:
-            refused.append(Refusal(lever=name, reason=str(reason)))
+            refused.append(Refusal(lever=items[0].layer, reason=str(reason)))
     return tuple(groups), tuple(refused)
 
 
@@ -207,7 +214,7 @@ def _of_heads(found: Attention, tensors: Mapping[int, str]) -> Group:
     )
 
 
-def _of_layers(model: nn.Module, items: tuple[_Item, ...], tensors: Mapping[int, str]) -> Group:
+def _of_layers(items: tuple[_Item, ...], tensors: Mapping[int, str]) -> Group:
     """One dependency group as units and slices.
 
     Raises:
