@@ -40,6 +40,25 @@ class ThreeProjections(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
+class Residual(nn.Module):
+    """Batch norms, a depthwise convolution and a shortcut; shallow, so that rounding stays rounding while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 3, bias=False), nn.BatchNorm2d(12), nn.ReLU())
+        self.widen = nn.Sequential(nn.Conv2d(12, 24, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU6())
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(24, 24, 3, padding=1, groups=24, bias=False), nn.BatchNorm2d(24), nn.Hardswish()
+        )
+        self.narrow = nn.Sequential(nn.Conv2d(24, 12, 1, bias=False), nn.BatchNorm2d(12))
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.narrow(self.depthwise(self.widen(x)))
+        return self.head(x.mean((2, 3)))
+
+
 def image(channels: int, side: int) -> Callable[[int], Tensor]:
     return lambda n: torch.rand(n, channels, side, side)
 
@@ -47,6 +66,7 @@ def image(channels: int, side: int) -> Callable[[int], Tensor]:
 CASES = {
     "digits": Case(digits_cnn, image(1, 28)),
     "mobilenet": Case(lambda: mobilenet_v2(10, 0.25), image(3, 32)),
+    "residual": Case(Residual, image(3, 12)),
     "resnet": Case(lambda: resnet18(10), image(3, 32)),
     "squeezenet": Case(lambda: squeezenet1_1(10), image(3, 48)),
     "unet": Case(unet, image(3, 16)),
