@@ -23,6 +23,7 @@ from enxuto.compressing.pruning import (
     prunable,
     prune,
 )
+from enxuto.compressing.pruning.groups import find_groups
 from enxuto.compressing.pruning.importance import magnitude
 from enxuto.compressing.pruning.removal import remove, renumbered
 from enxuto.compressing.pruning.selection import ordered
@@ -64,8 +65,7 @@ def random_units(groups, seed):
     }
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(("name", "seed"), [*((name, 1) for name in CASES), ("residual", 2), ("vit", 2)])
 def test_removing_units_equals_setting_them_to_zero(name, seed, found):
     groups = found(name).groups
     removed = random_units(groups, seed)
@@ -119,7 +119,7 @@ def test_the_groups_are_the_ones_that_the_architectures_have(found):
     assert "outputs" in refused["classifier"]
 
 
-@pytest.mark.parametrize("name", ["mobilenet", "squeezenet", "vit"])
+@pytest.mark.parametrize("name", ["residual", "squeezenet", "vit"])
 @pytest.mark.parametrize("scope", Scope)
 @pytest.mark.parametrize("importance", Importance)
 def test_every_way_to_rank_gives_a_net_that_answers_alike(name, scope, importance, found):
@@ -134,11 +134,8 @@ def test_every_way_to_rank_gives_a_net_that_answers_alike(name, scope, importanc
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert pruned.model.eval()(x).shape == (8, 10)
     units = sum(group.units for group in found(name).groups)
-    gone = sum(group.units for group in found(name).groups) - sum(
-        group.units for group in prunable(pruned.model, x[:1]).groups
-    )
-    lost_whole = units - sum(g.units for g in found(name).groups)
-    assert abs(gone - lost_whole - round(0.4 * units)) <= len(found(name).groups)
+    left = find_groups(pruned.model, x[:1])[0]
+    assert units - sum(group.units for group in left) == round(0.4 * units)
 
 
 @pytest.mark.parametrize("size", Size)
