@@ -25,8 +25,8 @@ from enxuto.compressing.pruning import (
 )
 from enxuto.compressing.pruning.groups import find_groups
 from enxuto.compressing.pruning.importance import magnitude
-from enxuto.compressing.pruning.removal import remove, renumbered
-from enxuto.compressing.pruning.selection import ordered
+from enxuto.compressing.pruning.removal import cuts_of, remove, renumbered
+from enxuto.compressing.pruning.selection import ordered, size_after
 from enxuto.compressing.pruning.soundness import mask
 from enxuto.compressing.rebuilding import rebuild
 from enxuto.errors import UsageError
@@ -153,6 +153,30 @@ def test_a_limit_is_met_by_as_little_as_possible(name, size, found):
     assert 0.95 * limit < counts[size](pruned.model) <= limit
     impossible = prune(model, x, Pruning(limit=Limit(size=size, at_most=1)), found=found(name))
     assert not impossible.met and counts[size](impossible.model) > 1
+
+
+@pytest.mark.parametrize("round_to", [1, 4])
+def test_the_shortest_beginning_that_is_enough_is_found(round_to, found):
+    """Against a walk through every beginning of the order."""
+    model, groups = built("residual"), found("residual").groups
+    worth = {group.name: magnitude(model, group) for group in groups}
+    order = ordered(
+        groups, worth, importance=Importance.MAGNITUDE, scope=Scope.GLOBAL, most=0.9, round_to=round_to
+    )
+    total = sum(p.numel() for p in model.parameters())
+    sizes = [
+        size_after(model, {}, Size.PARAMETERS, cuts_of(groups, order.first(n)))
+        for n in range(len(order.units) + 1)
+    ]
+    assert sizes[0] == total and sizes == sorted(sizes, reverse=True)
+    for limit in range(0, total + 50, 50):
+        chosen = order.fewest(
+            lambda removed, limit=limit: (
+                size_after(model, {}, Size.PARAMETERS, cuts_of(groups, removed)) <= limit
+            )
+        )
+        first = next((n for n, size in enumerate(sizes) if size <= limit), len(order.units))
+        assert chosen == order.first(first)
 
 
 def macs(model, x):
