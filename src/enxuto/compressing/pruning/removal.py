@@ -143,7 +143,9 @@ def resize(owner: nn.Module, name: str, change: Callable[[Tensor], Tensor]) -> N
     smaller = change(tensor.detach())
     # A loss that is still referred to keeps the parameter's old gradient node alive, and the next backward
     # would meet the old shape there. A change of type makes torch drop that node; a change of shape does not.
-    tensor.data = torch.empty(0, dtype=torch.float64 if tensor.dtype != torch.float64 else torch.float32)
+    tensor.data = smaller.new_empty(
+        0, dtype=torch.float32 if smaller.dtype == torch.float64 else torch.float64
+    )
     tensor.data = smaller
     if gradient is not None:
         tensor.grad = change(gradient)

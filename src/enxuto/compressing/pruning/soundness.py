@@ -66,7 +66,8 @@ def _fault(model: nn.Module, example: Any, groups: tuple[Group, ...]) -> str:
         remove(smaller, groups, removed)
         got = _outputs(smaller, example)
     except Exception as error:  # whatever the user's forward does with a size that it did not expect
-        return f"the smaller module does not run ({type(error).__name__}: {str(error).splitlines()[0]})"
+        said = (str(error).splitlines() or ["no message"])[0]
+        return f"the smaller module does not run ({type(error).__name__}: {said})"
     if [tensor.shape for tensor in got] != [tensor.shape for tensor in expected]:
         return "the outputs of the model would become smaller"
     for one, other in zip(expected, got, strict=True):
