@@ -15,6 +15,7 @@ from . import units
 if TYPE_CHECKING:
     from .applying import apply as apply  # type: ignore[no-redef]
     from .applying import export as export  # type: ignore[no-redef]
+    from .compressing.distilling import distil
     from .errors import EnxutoError
     from .explaining import difference as difference  # type: ignore[no-redef]
     from .explaining import explain as explain  # type: ignore[no-redef]
@@ -67,6 +68,7 @@ _HOMES = {
     "apply": "applying",
     "certify": "verifying",
     "difference": "explaining",
+    "distil": "compressing.distilling",
     "explain": "explaining",
     "export": "applying",
     "fit": "fitting",
@@ -101,6 +103,7 @@ __all__ = [
     "apply",
     "certify",
     "difference",
+    "distil",
     "explain",
     "export",
     "fit",

@@ -55,8 +55,8 @@ class CausalAttention(nn.Module):
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """Map [batch, time, width] to the same shape, adding to the cache if there is one."""
-        batch, time, width = x.shape
-        qkv = self.c_attn(x).view(batch, time, 3, self.heads, width // self.heads)
+        batch, time, _ = x.shape
+        qkv = self.c_attn(x).view(batch, time, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if cache is not None:
             k, v = _extend(cache, self.layer, k, v)

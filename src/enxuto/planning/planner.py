@@ -115,7 +115,9 @@ class Planner:
         fitting = [(s, p) for s, p in choices if p.peak <= budget.bytes and s.total(p) <= slowest + 1e-12]
         if fitting:
             # what is faster than the plain step costs no less than nothing: a step that fits is left alone
-            chosen = min(fitting, key=lambda c: (max(c[0].total(c[1]), plain.seconds), *_effort(c), c[1].peak))
+            chosen = min(
+                fitting, key=lambda c: (max(c[0].total(c[1]), plain.seconds), *_effort(c), c[1].peak)
+            )
         else:
             chosen = min(choices, key=lambda c: (c[1].peak, c[0].total(c[1])))
         gap = self._gap(searched, chosen, budget) if fitting else 0.0
