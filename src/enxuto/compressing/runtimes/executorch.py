@@ -98,7 +98,7 @@ class ExecuTorch(Runtime):
 
     def _pin(self, threads: int) -> None:
         """XNNPACK computes on a pool of its own, which is as wide as the machine unless told otherwise."""
-        pool = needed("executorch.extension.pybindings._portable_lib", _INSTALL)
+        pool = needed("executorch.extension.pybindings.portable_lib", _INSTALL)
         if hasattr(pool, "_unsafe_reset_threadpool"):
             pool._unsafe_reset_threadpool(threads)
 

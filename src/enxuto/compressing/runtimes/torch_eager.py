@@ -246,10 +246,8 @@ def _rebuilt(architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Modu
     for name, tensor in everything.items():
         path, _, last = name.rpartition(".")
         holder = model.get_submodule(path)
-        if last in holder._parameters:
-            holder._parameters[last] = nn.Parameter(tensor, requires_grad=False)
-        else:
-            holder._buffers[last] = tensor
+        parameter = isinstance(getattr(holder, last), nn.Parameter)
+        setattr(holder, last, nn.Parameter(tensor, requires_grad=False) if parameter else tensor)
     missing = [name for name, tensor in _tensors(model) if tensor.is_meta]
     if missing:
         raise UsageError(f"the artefact lacks the tensors {', '.join(missing[:3])} of {architecture.target}")
