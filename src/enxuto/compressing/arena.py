@@ -98,16 +98,26 @@ def planned_bytes(planned: Sequence[Buffer]) -> int:
     return top
 
 
-def touched_bytes(planned: Sequence[Buffer], *, pattern: bool) -> int:
+def touched_bytes(planned: Sequence[Buffer], *, pattern: bool, hole: int = 0, holes: int = 0) -> int:
     """Bytes of the arena's pages that are written when the buffers are first taken one by one, and then, with a
-    memory pattern, in one block at the second run."""
+    memory pattern, in one block at the second run.
+
+    Regions of up to `hole` bytes, `holes` in all, are cut from what the C library's heap has free already: their
+    pages were written before, and count nothing.
+    """
     arena = _Arena()
     _replay(arena, planned)
     if pattern:
         block = arena.take(planned_bytes(planned))
         _replay(arena, [buffer for buffer in planned if buffer.scratch])
         arena.give(block)
-    return sum(region.touched for region in arena.regions)
+    total = 0
+    for region in arena.regions:
+        if region.size <= min(hole, holes):
+            holes -= region.size
+        else:
+            total += region.touched
+    return total
 
 
 def _replay(arena: _Arena, planned: Sequence[Buffer]) -> None:
@@ -163,6 +173,7 @@ class _Chunk:
 class _Region:
     """One block that the arena got from malloc; pages count once they are written."""
 
+    size: int
     chunks: list[_Chunk] = field(default_factory=list)
     spans: list[tuple[int, int]] = field(default_factory=list)
 
@@ -206,14 +217,16 @@ class _Arena:
                 del chunks[right]
 
     def _fitting(self, size: int) -> _Chunk | None:
-        free = (chunk for region in self.regions for chunk in region.chunks if chunk.free and chunk.size >= size)
+        free = (
+            chunk for region in self.regions for chunk in region.chunks if chunk.free and chunk.size >= size
+        )
         return min(free, key=lambda chunk: chunk.size, default=None)
 
     def _extended(self, size: int) -> _Chunk:
         grown = size > self._next
         while size > self._next:
             self._next *= 2
-        region = _Region()
+        region = _Region(self._next)
         region.chunks.append(_Chunk(region, 0, self._next, True))
         if not self.regions:
             self._next = max(self._next, _GROWTH)

@@ -21,8 +21,13 @@ from .arena import Buffer, Step, buffers, touched_bytes
 from .runtimes.contract import existing, needed
 
 _INSTALL = "pip install 'enxuto[compress]'"
-#: What a node takes as an object of the graph and its kernel: chains of 8 to 120 nodes, 8 to 11 KiB each, measured.
-NODE_BYTES = 10 * 2**10
+#: The optimizer's own pages and what it leaves of each node of the file: chains of 1 and 10 convolutions, float and
+#: int8, measured.
+_OPTIMIZER, _NODE = int(0.15 * 2**20), int(7.5 * 2**10)
+#: A graph optimized ahead: less than the base, which loads the optimizer; each kernel and each initializer left.
+_NO_OPTIMIZER, _KERNEL, _INITIALIZER = -int(0.3 * 2**20), 12 * 2**10, int(1.5 * 2**10)
+#: Pages of kernels' code, read at the first run: 0.13 to 0.29 MiB in chains of one layer, measured.
+_CODE = int(0.2 * 2**20)
 
 
 class Use(Enum):
@@ -33,6 +38,11 @@ class Use(Enum):
     BLOCKED = "copied into blocked layout (NCHWc)"
     PACKED = "packed for matrix kernels"
     PACKED_INT8 = "packed for int8 kernels"
+
+
+#: What stays in the heap of a packed weight's first copy, as a share of it: means over eight float chains of matrices
+#: (0.4 to 0.9) and twelve int8 ones (0.9 to 1.2), measured.
+_RESIDUE = {Use.PACKED: 0.67, Use.PACKED_INT8: 1.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +61,12 @@ class RamForecast:
 
     Attributes:
         base: what the runtime takes for a model of one Relu, measured.
-        graph: nodes and kernels.
+        graph: nodes and kernels; negative for a small graph optimized ahead, which spares it the base's optimizer.
         weights: each weight once.
         copies: what loading adds to that and the C library keeps: packed and blocked copies.
         loading: the further bytes while weights are loaded, if that is when the peak is.
-        activations: the arena's pages that are written, if the peak is while running.
+        activations: the arena's pages that are written, the results' copies and the kernels' code, if the peak is
+            while running.
         unknown: tensors whose sizes could not be inferred; they count 0.
     """
 
@@ -105,19 +116,33 @@ def forecast_ram(
     steps = list(_Fusion(graph, settings).steps())
     planned = buffers(steps, kept=frozenset(graph.outputs))
     standing, resident, loading = _held(weights, settings)
-    activations = touched_bytes(planned, pattern=settings.memory_pattern) if settings.arena else _live(planned)
+    if not settings.ahead:
+        folded = graph.folded_bytes()
+        standing, resident = standing + folded, resident + folded
+    hole, holes = _holes(weights, settings)
+    activations = _live(planned)
+    if settings.arena:
+        activations = touched_bytes(planned, pattern=settings.memory_pattern, hole=hole, holes=holes)
+    activations += _CODE + sum(map(graph.size, graph.outputs))  # the results are copied out of the arena
     runs = resident + activations >= standing + loading
     held = resident if runs else standing
     own = min(held, sum(weight.bytes for weight in weights))
     return RamForecast(
         base=base_bytes,
-        graph=NODE_BYTES * len(graph.nodes),
+        graph=_graph_bytes(graph, len(steps), settings),
         weights=own,
         copies=held - own,
         loading=0 if runs else loading,
         activations=activations if runs else 0,
         unknown=graph.unknown,
     )
+
+
+def _graph_bytes(graph: _Graph, kernels: int, flags: OnnxRuntimeFlags) -> int:
+    """What the graph's objects take beside the base's; negative where not even the optimizer is needed."""
+    if flags.ahead:
+        return _NO_OPTIMIZER + _KERNEL * kernels + _INITIALIZER * len(graph.initializers)
+    return _OPTIMIZER + _NODE * len(graph.nodes)
 
 
 # ---- Weights -----------------------------------------------------------------------------------------------
@@ -138,15 +163,24 @@ def _held(weights: Sequence[Weight], flags: OnnxRuntimeFlags) -> tuple[int, int,
 def _standing(weight: Weight, flags: OnnxRuntimeFlags) -> float:
     """Bytes of a weight and its copies once loaded; freed copies stay in the C library's heap and count.
 
-    The file's own copy, where it is not mapped, is packed away only after it was read: glibc's heap then has holes
-    that are a little too small for the next packed weight, so that 0.85 of it stays (0.4 to 0.9, measured).
+    The file's own copy, where it is not mapped, is freed as soon as it is packed, and leaves a hole in glibc's heap
+    that is often a little too small for the next packed weight (`_RESIDUE`).
     """
     if _is_packed(weight, flags):
-        return weight.kernel_bytes * 1.05 if flags.external_data else weight.bytes * 0.85 + weight.kernel_bytes * 1.05
+        return weight.kernel_bytes + (0 if flags.external_data else weight.bytes * _RESIDUE[weight.use])
     if _is_blocked(weight, flags):
         # original, reordered initializer and the session's own copy; the original may be mapped, and is let go
         return 2 * weight.kernel_bytes + (0 if flags.external_data else weight.bytes)
     return 0 if flags.external_data else weight.kernel_bytes
+
+
+def _holes(weights: Sequence[Weight], flags: OnnxRuntimeFlags) -> tuple[int, int]:
+    """The largest hole that float weights' freed copies leave in the heap, and all of them, in bytes."""
+    if flags.external_data:
+        return 0, 0
+    freed = [w for w in weights if _is_blocked(w, flags) or (w.use is Use.PACKED and _is_packed(w, flags))]
+    total = sum(2 * w.bytes if w.use is Use.BLOCKED else w.bytes * _RESIDUE[w.use] for w in freed)
+    return max((w.bytes for w in freed), default=0), round(total)
 
 
 def _mapped(weight: Weight, flags: OnnxRuntimeFlags) -> int:
@@ -183,9 +217,20 @@ _IN_PLACE = _ACTIVATIONS | frozenset(
     "Add Sub Mul Div Reshape Flatten Squeeze Unsqueeze Identity Sqrt Exp Neg Abs Erf Softmax Cast Gelu".split()
 )
 #: Ops that onnxruntime has on blocked tensors (`nchwc_transformer.cc`).
-_BLOCKED_OPS = frozenset("Conv MaxPool AveragePool GlobalAveragePool Add Mul Concat BatchNormalization".split())
+_BLOCKED_OPS = frozenset(
+    "Conv MaxPool AveragePool GlobalAveragePool Add Mul Concat BatchNormalization".split()
+)
 #: Their last inputs are shapes, axes and the like: no data flows.
-_DATA_INPUTS = {"Reshape": 1, "Squeeze": 1, "Unsqueeze": 1, "ReduceMean": 1, "Slice": 1, "Expand": 1, "Clip": 1}
+_DATA_INPUTS = {
+    "Reshape": 1,
+    "Squeeze": 1,
+    "Unsqueeze": 1,
+    "ReduceMean": 1,
+    "Gather": 1,
+    "Slice": 1,
+    "Expand": 1,
+    "Clip": 1,
+}
 _BLOCK, _INPUT_MULTIPLE = 16, 4  # MlasNchwcGetBlockSize with AVX-512; the multiple that ReorderInput takes
 
 
@@ -255,7 +300,11 @@ class _Graph:
                 use, scale = Use.BLOCKED, _blocked_size(dims, _attribute(node, "group", 1)) / math.prod(dims)
             elif node.op_type in ("Conv", "Gemm", "MatMul") and place == 1 and item == 1:
                 use = Use.PACKED_INT8 if len(dims) < 4 or dims[1] > 1 else Use.PLAIN
-            elif (node.op_type in ("Gemm", "MatMul") and place == 1) or node.op_type in ("LSTM", "GRU", "RNN"):
+            elif (node.op_type in ("Gemm", "MatMul") and place == 1) or node.op_type in (
+                "LSTM",
+                "GRU",
+                "RNN",
+            ):
                 use = Use.PACKED if len(dims) > 1 else Use.PLAIN
             elif node.op_type == "Gather" and place == 0:
                 use = Use.ROWS
@@ -276,7 +325,14 @@ class _Graph:
         if not name or name in self.initializers:
             return True
         maker = self.makers.get(name)
-        return maker is not None and all(map(self.is_constant, maker.input))
+        folds = maker is not None and maker.op_type not in (_QUANTIZE, _DEQUANTIZE, "Shape")
+        return folds and all(map(self.is_constant, maker.input))
+
+    def folded_bytes(self) -> int:
+        """What folding constants leaves in the C library's heap: every result on the way to the last."""
+        nodes = (node for node in self.nodes if all(map(self.is_constant, node.input)))
+        results = [name for node in nodes if self.is_constant(node.output[0]) for name in node.output]
+        return sum(self.size(name) for name in results if name)
 
 
 def is_blocked(graph: _Graph, node: Any, flags: OnnxRuntimeFlags) -> bool:
@@ -320,7 +376,7 @@ class _Fusion:
         """One for each kernel that writes activations."""
         absorbed: set[int] = set()
         for node in self.graph.nodes:
-            if id(node) in absorbed or all(map(self.graph.is_constant, node.input)):
+            if id(node) in absorbed or self.graph.is_constant(node.output[0]):
                 continue
             if node.op_type == _DEQUANTIZE and self._all_readers_quantized(node.output[0]):
                 self.alias[node.output[0]] = self._name(node.input[0])
@@ -330,7 +386,7 @@ class _Fusion:
     def _step(self, node: Any, absorbed: set[int]) -> Iterator[Step]:
         output, added = self._fused(node, absorbed)
         names = node.input[: _DATA_INPUTS.get(node.op_type, len(node.input))]
-        inputs = [self._name(name) for name in names if not self.graph.is_constant(name)]
+        inputs = [name for name in map(self._name, names) if not self.graph.is_constant(name)]
         blocks = self._is_blocked(node)
         ready = []
         for name in inputs:
@@ -439,12 +495,11 @@ class _Fusion:
         depthwise = weight[1] == 1 and _attribute(node, "group", 1) > 1
         if not self._is_quantized(node):
             return _im2col_bytes(weight, pixels)
-        window = math.prod(weight[2:])
-        indirection = 8 * window * pixels if window > 1 or depthwise else 0  # a pointer for each tap and pixel
+        working = _int8_working_bytes(weight, pixels, depthwise)
         if self.flags.level is OptimizationLevel.ALL:
-            return indirection
+            return working
         inputs = self.graph.size(self._name(node.input[0]))  # EXTENDED keeps NCHW, and turns both around
-        return indirection + inputs + self.graph.size(output)
+        return working + inputs + self.graph.size(output)
 
     def _weight_dims(self, node: Any) -> tuple[int, ...]:
         name = node.input[1]
@@ -460,6 +515,15 @@ def _im2col_bytes(weight: Sequence[int], pixels: int) -> int:
     if math.prod(weight[2:]) == 1:
         return 0
     return 4 * taps * pixels if weight[0] > pixels else 128 * 2**10
+
+
+def _int8_working_bytes(weight: Sequence[int], pixels: int, depthwise: bool) -> int:
+    """Working buffers of an int8 convolution (qlinearconv.cc): columns and 32-bit sums where channels do not come in
+    fours, else a pointer for each tap and pixel."""
+    taps = math.prod(weight[2:])
+    if not depthwise and weight[1] % 4:
+        return (weight[1] * taps + 4 * weight[0]) * pixels
+    return 8 * taps * pixels if taps > 1 else 0
 
 
 def _attribute(node: Any, name: str, default: int) -> int:

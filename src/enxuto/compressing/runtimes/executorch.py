@@ -56,7 +56,9 @@ class ExecuTorch(Runtime):
         program = traced(model, example_inputs, dynamic_batch=False)
         try:
             with quietly():
-                lowered = exir.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
+                lowered = exir.to_edge_transform_and_lower(
+                    program, partitioner=[xnnpack.XnnpackPartitioner()]
+                )
                 content: bytes = lowered.to_executorch().buffer
         except Exception as error:
             raise not_converted("executorch", program, error) from error

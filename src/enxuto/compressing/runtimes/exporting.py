@@ -47,9 +47,7 @@ def eval_copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def traced(
-    model: nn.Module, example_inputs: Any, *, dynamic_batch: bool
-) -> torch.export.ExportedProgram:
+def traced(model: nn.Module, example_inputs: Any, *, dynamic_batch: bool) -> torch.export.ExportedProgram:
     """The model as an ExportedProgram; the model, the generators and the console stay as they are.
 
     Raises:

@@ -141,7 +141,9 @@ def _measured_base(runtime: Runtime, threads: int) -> int:
         path = Path(folder) / "base"
         runtime.write_base(path)
         loaded = _loaded(runtime.for_base(), path, flags)
-        answer = _ask(CostRequest(loaded=loaded, inputs=inputs, warmup=1, runs=3), CostAnswer, threads=threads)
+        answer = _ask(
+            CostRequest(loaded=loaded, inputs=inputs, warmup=1, runs=3), CostAnswer, threads=threads
+        )
     return max(answer.load_peak, answer.run_peak)
 
 

@@ -39,7 +39,9 @@ class OpenVino(Runtime):
         from .exporting import inputs_of, not_converted, quietly, traced
 
         if (target := Path(path)).suffix != ".xml":
-            raise UsageError(f"OpenVINO finds the weights of NAME.xml in NAME.bin: {target} does not end in .xml")
+            raise UsageError(
+                f"OpenVINO finds the weights of NAME.xml in NAME.bin: {target} does not end in .xml"
+            )
         openvino = self.imported()
         program = traced(model, example_inputs, dynamic_batch=dynamic_batch)
         try:
@@ -47,7 +49,9 @@ class OpenVino(Runtime):
                 converted = openvino.convert_model(program)
                 # conversion makes every size dynamic; the graph then plans for none
                 shapes = _shapes(inputs_of(example_inputs), dynamic_batch)
-                converted.reshape(dict(zip(converted.inputs, map(openvino.PartialShape, shapes), strict=True)))
+                converted.reshape(
+                    dict(zip(converted.inputs, map(openvino.PartialShape, shapes), strict=True))
+                )
         except Exception as error:
             raise not_converted("openvino", program, error) from error
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:

@@ -84,8 +84,26 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
 #: Classes that a compressed net may bring in, and the arguments that make one again.
 _MAKERS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Linear: ("in_features", "out_features", "bias"),
-    nn.Conv1d: ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias"),
-    nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "bias"),
+    nn.Conv1d: (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "bias",
+    ),
+    nn.Conv2d: (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "bias",
+    ),
     nn.BatchNorm2d: ("num_features", "eps", "momentum", "affine", "track_running_stats"),
     nn.Identity: (),
     nn.Sequential: (),
@@ -171,7 +189,10 @@ class TorchEager(Runtime):
         return architecture.inputs, architecture.outputs
 
     def formats(self, path: Path) -> tuple[tuple[str, str], ...]:
-        return (("enxuto architecture", str(_architecture(path).format)), ("target", _architecture(path).target))
+        return (
+            ("enxuto architecture", str(_architecture(path).format)),
+            ("target", _architecture(path).target),
+        )
 
     def write_base(self, path: Path) -> None:
         TorchEager(BASE).export(nn.ReLU(), torch.zeros(1, 1), path)
@@ -360,7 +381,9 @@ def _outputs(output: Any) -> tuple[Tensor, ...]:
         return (output,)
     if isinstance(output, tuple | list) and all(isinstance(value, Tensor) for value in output):
         return tuple(output)
-    raise UsageError(f"the model returns {type(output).__name__}; an artefact returns a tensor or a tuple of them")
+    raise UsageError(
+        f"the model returns {type(output).__name__}; an artefact returns a tensor or a tuple of them"
+    )
 
 
 def _signatures(prefix: str, tensors: Sequence[Tensor], dynamic: bool) -> tuple[TensorSignature, ...]:
