@@ -212,7 +212,7 @@ class _Arena:
         chunks = chunk.region.chunks
         place = chunks.index(chunk)
         for left, right in ((place, place + 1), (place - 1, place)):
-            if 0 <= left and right < len(chunks) and chunks[left].free and chunks[right].free:
+            if left >= 0 and right < len(chunks) and chunks[left].free and chunks[right].free:
                 chunks[left].size += chunks[right].size
                 del chunks[right]
 

@@ -208,17 +208,57 @@ def _live(planned: Sequence[Buffer]) -> int:
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 #: Ops that onnxruntime has on int8 tensors, or that move values without computing.
 _INT8_OPS = frozenset(
-    "Conv Gemm MatMul Add Mul AveragePool GlobalAveragePool MaxPool Reshape Transpose Concat Relu Clip LeakyRelu "
-    "Sigmoid Softmax Flatten Squeeze Unsqueeze Resize Split Gather".split()
+    [
+        "Conv",
+        "Gemm",
+        "MatMul",
+        "Add",
+        "Mul",
+        "AveragePool",
+        "GlobalAveragePool",
+        "MaxPool",
+        "Reshape",
+        "Transpose",
+        "Concat",
+        "Relu",
+        "Clip",
+        "LeakyRelu",
+        "Sigmoid",
+        "Softmax",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Resize",
+        "Split",
+        "Gather",
+    ]
 )
-_ACTIVATIONS = frozenset("Relu Clip Sigmoid Tanh LeakyRelu HardSigmoid".split())
+_ACTIVATIONS = frozenset(["Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid"])
 #: Their output may be written over the input (`MayInplace` in the kernels' registrations).
 _IN_PLACE = _ACTIVATIONS | frozenset(
-    "Add Sub Mul Div Reshape Flatten Squeeze Unsqueeze Identity Sqrt Exp Neg Abs Erf Softmax Cast Gelu".split()
+    [
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Identity",
+        "Sqrt",
+        "Exp",
+        "Neg",
+        "Abs",
+        "Erf",
+        "Softmax",
+        "Cast",
+        "Gelu",
+    ]
 )
 #: Ops that onnxruntime has on blocked tensors (`nchwc_transformer.cc`).
 _BLOCKED_OPS = frozenset(
-    "Conv MaxPool AveragePool GlobalAveragePool Add Mul Concat BatchNormalization".split()
+    ["Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Add", "Mul", "Concat", "BatchNormalization"]
 )
 #: Their last inputs are shapes, axes and the like: no data flows.
 _DATA_INPUTS = {
@@ -311,11 +351,9 @@ class _Graph:
         return Weight(name=name, bytes=nbytes, kernel_bytes=round(nbytes * scale), use=use)
 
     def _real_readers(self, name: str) -> Iterator[tuple[Any, int]]:
-        """Who reads a weight, through the node that makes floats of its integers."""
+        """Who reads a weight, through nodes that make floats of its integers or turn it around."""
         for node in self.readers.get(name, ()):
-            if node.op_type == _DEQUANTIZE and node.input[0] == name:
-                yield from self._real_readers(node.output[0])
-            elif node.op_type in ("Transpose", "Reshape") and node.input[0] == name:
+            if node.op_type in (_DEQUANTIZE, "Transpose", "Reshape") and node.input[0] == name:
                 yield from self._real_readers(node.output[0])
             else:
                 yield node, list(node.input).index(name)
@@ -325,8 +363,9 @@ class _Graph:
         if not name or name in self.initializers:
             return True
         maker = self.makers.get(name)
-        folds = maker is not None and maker.op_type not in (_QUANTIZE, _DEQUANTIZE, "Shape")
-        return folds and all(map(self.is_constant, maker.input))
+        if maker is None or maker.op_type in (_QUANTIZE, _DEQUANTIZE, "Shape"):
+            return False
+        return all(map(self.is_constant, maker.input))
 
     def folded_bytes(self) -> int:
         """What folding constants leaves in the C library's heap: every result on the way to the last."""
@@ -436,7 +475,7 @@ class _Fusion:
 
     def _reorder(self, node: Any, name: str, blocks: bool) -> Iterator[Step]:
         """The copy into blocks, or out of them, where producer and consumer differ."""
-        if name in self.reordered or name in self.graph.inputs and not blocks:
+        if name in self.reordered or (name in self.graph.inputs and not blocks):
             return
         if blocks and name not in self.blocked:
             if node.op_type == "Conv" and self.graph.initializers[node.input[1]][0][1] < _BLOCK:

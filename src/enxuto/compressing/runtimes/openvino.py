@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ...records import Artefact, Flags, TensorSignature
-from .contract import Arrays, Run, Runtime, existing, needed
+from .contract import Arrays, Run, Runtime, existing
 
 if TYPE_CHECKING:
     from torch import nn

@@ -29,7 +29,7 @@ BASE = "enxuto.compressing.runtimes.torch_eager:relu"
 _WEIGHTS, _ARCHITECTURE = "model.safetensors", "architecture.json"
 _FORMAT = 1
 _INSTALL = "pip install 'enxuto[compress]'"
-Scalar: TypeAlias = None | bool | int | float | str | tuple[int, ...] | tuple[float, ...]
+Scalar: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | None
 
 
 class Shape(msgspec.Struct, frozen=True):
