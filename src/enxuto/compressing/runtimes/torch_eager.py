@@ -235,7 +235,8 @@ def differences(original: nn.Module, small: nn.Module) -> dict[str, Change]:
     changes: dict[str, Change] = {}
     for path, module in after.items():
         old = before.get(path)
-        if old is None or type(old) is not type(module):
+        # by name: a TARGET's file, loaded again, makes classes of its own; `_check` tells if they differ
+        if old is None or type(old).__qualname__ != type(module).__qualname__:
             changes[path] = _made(path, module)
         elif (change := _changed(old, module)) is not None:
             changes[path] = change
