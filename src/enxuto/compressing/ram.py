@@ -65,8 +65,7 @@ class RamForecast:
         weights: each weight once.
         copies: what loading adds to that and the C library keeps: packed and blocked copies.
         loading: the further bytes while weights are loaded, if that is when the peak is.
-        activations: the arena's pages that are written, the results' copies and the kernels' code, if the peak is
-            while running.
+        activations: the arena's pages that are written, and the kernels' code, if the peak is while running.
         unknown: tensors whose sizes could not be inferred; they count 0.
     """
 
@@ -123,7 +122,7 @@ def forecast_ram(
     activations = _live(planned)
     if settings.arena:
         activations = touched_bytes(planned, pattern=settings.memory_pattern, hole=hole, holes=holes)
-    activations += _CODE + sum(map(graph.size, graph.outputs))  # the results are copied out of the arena
+    activations += _CODE
     runs = resident + activations >= standing + loading
     held = resident if runs else standing
     own = min(held, sum(weight.bytes for weight in weights))
@@ -155,8 +154,11 @@ def _held(weights: Sequence[Weight], flags: OnnxRuntimeFlags) -> tuple[int, int,
     largest = max(weights, key=lambda weight: weight.bytes, default=None)
     if largest is None:
         return 0, 0, 0
-    residue = not flags.external_data and _is_packed(largest, flags)
-    moment = 0 if residue or _mapped(largest, flags) else largest.bytes
+    copied = _is_packed(largest, flags) or _is_blocked(largest, flags)
+    free = (
+        _is_packed(largest, flags) if not flags.external_data else not copied
+    )  # packed into holes, or only mapped
+    moment = 0 if free else largest.bytes
     return round(standing), round(standing + mapped), moment
 
 

@@ -96,6 +96,10 @@ class Runtime(ABC):
         """Every file that belongs to an artefact, sorted."""
         return tuple(sorted(p for p in path.rglob("*") if p.is_file())) if path.is_dir() else (path,)
 
+    def sha256(self, path: str | Path) -> str:
+        """What `describe` says of the bytes, without packing them; raises UsageError where nothing is."""
+        return digest(self.files(existing(path)))
+
     def describe(self, path: str | Path) -> Artefact:
         """The artefact at `path`.
 
@@ -110,7 +114,7 @@ class Runtime(ABC):
             file=path.name,
             file_bytes=sum(file.stat().st_size for file in files),
             gzip_bytes=sum(map(gzip_bytes, files)),
-            sha256=digest(files),
+            sha256=self.sha256(path),
             formats=self.formats(path),
             inputs=tuple(inputs),
             outputs=tuple(outputs),

@@ -22,6 +22,7 @@ from .running import CostAnswer, CostRequest, Loaded, PairsRequest
 
 AnswerT = TypeVar("AnswerT")
 
+_LAST_LINES = 4  # onnxruntime's errors are a list
 _CHILD = "enxuto.compressing.runtimes.running"
 _bases: dict[tuple[str, int], int] = {}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -51,17 +52,17 @@ def measure(
 
     Raises:
         UsageError: there is no artefact at the path, or the flags are another runtime's.
-        EnxutoError: the process failed; the message has its last line.
+        EnxutoError: the process failed; the message has its last words.
     """
     settings = runtime.own_flags(flags)
-    artefact = runtime.describe(path)
+    sha256 = runtime.sha256(path)
     with _stored(example) as inputs:
         request = CostRequest(
             loaded=_loaded(runtime, path, settings), inputs=inputs, warmup=warmup, runs=runs
         )
         answer = _ask(request, CostAnswer, threads=settings.threads)
     return RuntimeCost(
-        artefact=artefact.sha256,
+        artefact=sha256,
         runtime=runtime.name,
         flags=settings,
         base_bytes=base_bytes(runtime, threads=settings.threads),
@@ -112,8 +113,8 @@ def compare_latency(
         )
         ratio = _ask(request, Quartiles, threads=max(flags.threads, other_flags.threads))
     return LatencyRatio(
-        candidate=runtime.describe(candidate[0]).sha256,
-        reference=other.describe(reference[0]).sha256,
+        candidate=runtime.sha256(candidate[0]),
+        reference=other.sha256(reference[0]),
         candidate_flags=flags,
         reference_flags=other_flags,
         ratio=ratio,
@@ -179,8 +180,9 @@ def _ask(request: CostRequest | PairsRequest, answer: type[AnswerT], *, threads:
         env=_environment(threads),
     )
     if done.returncode:
-        *_, last = ["it said nothing", *done.stderr.decode(errors="replace").strip().splitlines()]
-        raise EnxutoError(f"the process that was to be measured ended with {done.returncode}: {last}")
+        said = done.stderr.decode(errors="replace").split("Traceback (most recent call last)")[-1]
+        words = " ".join(" ".join(said.splitlines()[-_LAST_LINES:]).split()) or "it said nothing"
+        raise EnxutoError(f"the process that was to be measured ended with {done.returncode}: {words}")
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=answer)
 
 

@@ -225,6 +225,4 @@ def _own(cost: RuntimeCost) -> OnnxRuntimeFlags:
 def _key(source: Path, example: Any, runtime: Runtime) -> str:
     """What a measurement depends on beside its settings: the file, the inputs' shapes, versions, the machine."""
     shapes = [(array.dtype.str, array.shape) for array in arrays_of(example)]
-    return fingerprint(
-        runtime.describe(source).sha256, shapes, runtime.versions(), vector_width(), os.cpu_count()
-    )
+    return fingerprint(runtime.sha256(source), shapes, runtime.versions(), vector_width(), os.cpu_count())
