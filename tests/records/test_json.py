@@ -115,7 +115,7 @@ ZLIB_OF_NOTHING = "eJwDAAAAAAE="
         (WHOLE.to_json()[:-20], "this is no enxuto record"),
         (WHOLE.to_json()[:500], "this is no enxuto record"),
         (b"\xff\xfe\x00", "this is no enxuto record"),
-        (edited(kind="novel"), "unknown kind of record 'novel'; this enxuto knows certificate, "),
+        (edited(kind="novel"), "unknown kind of record 'novel'; this enxuto knows "),
         (
             edited(version=2),
             "this timeline has format version 2, and this enxuto reads version 1: read it with",

@@ -12,7 +12,20 @@ from .certificate import (
     Rechecked,
     Scores,
 )
+from .artefact import (
+    Artefact,
+    Flags,
+    LatencyRatio,
+    OnnxRuntimeFlags,
+    OptimizationLevel,
+    PeakBasis,
+    Quartiles,
+    RuntimeCost,
+    TensorSignature,
+    ThreadFlags,
+)
 from .codec import from_json, read, to_json, write, write_atomically
+from .compression import Candidate, Compressed, LayerNeed, Limits, Repair, Settings
 from .columns import Columns, Ragged
 from .device import Allocator, Basis, Device, Figure
 from .explanation import (
@@ -83,6 +96,12 @@ from .timeline import (
 from .verdict import Check, Fitted, Outcome, Verdict
 
 __all__ = [
+    "Candidate",
+    "Compressed",
+    "LayerNeed",
+    "Limits",
+    "Repair",
+    "Settings",
     "CATEGORIES",
     "CATEGORY_CODE",
     "PHASES",
@@ -92,6 +111,7 @@ __all__ = [
     "Action",
     "Allocator",
     "Alternative",
+    "Artefact",
     "Basis",
     "Block",
     "Blocks",
@@ -121,6 +141,7 @@ __all__ = [
     "Finding",
     "Fitted",
     "Fold",
+    "Flags",
     "FrontierPoint",
     "FrozenBatchNorm",
     "Growth",
@@ -131,6 +152,7 @@ __all__ = [
     "Judged",
     "Judgement",
     "LargestBatch",
+    "LatencyRatio",
     "Lever",
     "Looks",
     "LowRank",
@@ -139,15 +161,19 @@ __all__ = [
     "Numerics",
     "Offload",
     "OneKernelStep",
+    "OnnxRuntimeFlags",
     "Op",
     "Ops",
+    "OptimizationLevel",
     "OptimizerInBackward",
     "Outcome",
     "Owner",
+    "PeakBasis",
     "Phase",
     "PhaseCost",
     "PhaseSpan",
     "Plan",
+    "Quartiles",
     "Ragged",
     "Rebuild",
     "Recheck",
@@ -155,6 +181,7 @@ __all__ = [
     "Refusal",
     "Reshape",
     "Resized",
+    "RuntimeCost",
     "Save",
     "Saves",
     "Scores",
@@ -164,6 +191,8 @@ __all__ = [
     "SiteShare",
     "SmallerBatch",
     "Status",
+    "TensorSignature",
+    "ThreadFlags",
     "Timeline",
     "TracedPeak",
     "Verdict",
