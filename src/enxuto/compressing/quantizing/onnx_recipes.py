@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import EnxutoError, UsageError
-from ...records.recipe import Recipe, Scheme
+from ...records.recipe import Calibration, Ranges, Recipe, Scheme
 from ...samples import Samples
 from .graph import (
     OPSET_OF_SMALL_CODES,
@@ -26,7 +27,7 @@ from .graph import (
     write_onnx,
 )
 from .grids import Grid, GridIndex
-from .weight_only import store_weights
+from .weight_only import split_gemms, store_weights
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -64,9 +65,9 @@ def quantize_onnx(
     if Scheme.FLOAT16 in schemes.values():
         model = _to_float16(model, schemes)
     else:
-        model = _guarded(_to_dynamic, model, schemes, recipe, index)
-        if samples is not None:
+        if samples is not None:  # first: ranges are found on the float graph
             model = _guarded(_to_static, model, schemes, recipe, index, samples)
+        model = _guarded(_to_dynamic, model, schemes, index)
         model = _guarded(store_weights, model, schemes, recipe, index)
     write_onnx(model, target)
 
@@ -109,7 +110,7 @@ def _guarded(stage: Callable[..., ModelProto], model: ModelProto, *rest: Any) ->
     except Exception as error:
         name = stage.__name__.strip("_").replace("_", " ")
         raise EnxutoError(
-            f"onnxruntime could not quantize this graph ({name}): {type(error).__name__}: {error}. Keep the node "
+            f"onnxruntime could not quantize this graph ({name}): {type(error).__name__}: {str(error).rstrip('.')}. Keep the node "
             "that it names in float32 (Recipe.with_override), or take a weight-only scheme"
         ) from error
 
@@ -128,16 +129,15 @@ def _to_float16(model: ModelProto, schemes: dict[str, Scheme]) -> ModelProto:
     return converted
 
 
-def _to_dynamic(
-    model: ModelProto, schemes: dict[str, Scheme], recipe: Recipe, grids: GridIndex
-) -> ModelProto:
+def _to_dynamic(model: ModelProto, schemes: dict[str, Scheme], grids: GridIndex) -> ModelProto:
     """Matrix products and recurrent layers; what onnxruntime has no dynamic kernel for is stored as WEIGHT8.
 
     A dynamic convolution exists (ConvInteger) but is several times slower than the float one on x86.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    wanted = [node for node in model.graph.node if schemes[node.name] is Scheme.DYNAMIC8]
+    split_gemms(model, {name for name, scheme in schemes.items() if scheme is Scheme.DYNAMIC8})
+    wanted = [node for node in model.graph.node if schemes.get(node.name) is Scheme.DYNAMIC8]
     tensors = initializers(model)
     names = [node.name for node in wanted if node.op_type in _DYNAMIC_OPS and weights_of(node, tensors)]
     for node in wanted:
@@ -158,13 +158,13 @@ def _to_dynamic(
         return read_onnx(folder / "dynamic.onnx")
 
 
-_DYNAMIC_OPS = ("MatMul", "Gemm", "LSTM")
+_DYNAMIC_OPS = ("MatMul", "LSTM")
 
 
 def _to_static(
     model: ModelProto, schemes: dict[str, Scheme], recipe: Recipe, grids: GridIndex, samples: Samples
 ) -> ModelProto:
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     names = [node.name for node in model.graph.node if schemes.get(node.name, Scheme.FLOAT32).is_static]
     if not names:
@@ -174,29 +174,57 @@ def _to_static(
     if wide:
         model = raised(model, OPSET_OF_SMALL_CODES)
         overrides |= _wide_activations(model, wide)
-    options = {
-        "TensorQuantOverrides": overrides,
-        "CalibPercentile": recipe.calibration.percentile,
-        "WeightSymmetric": True,
-    }
     with scratch() as folder, quiet():
         quantize_static(
             model,
             folder / "static.onnx",
-            _Reader(model, samples, recipe.calibration.batch_size),
+            calibration_cache_path=_find_ranges(model, folder, recipe.calibration, samples),
+            calibrate_method=_method(recipe.calibration),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=recipe.reduce_range,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=names,
-            calibrate_method=CalibrationMethod[_METHODS[recipe.calibration.ranges.value]],
-            extra_options=options,
+            # A bias stays 4 bytes a channel, where 32-bit codes with their scale and zero point take 12; the
+            # runtime quantizes it while it loads (WeightBiasQuantization), to the same bits.
+            extra_options={"TensorQuantOverrides": overrides, "WeightSymmetric": True, "QuantizeBias": False},
         )
         return read_onnx(folder / "static.onnx")
 
 
-_METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+#: Histogram bins that entropy chooses among, and those it merges them into. `quantize_static` leaves both at 128,
+#: so that one candidate is left and the method is min-max under another name (onnxruntime 1.32, calibrate.py).
+_ENTROPY_BINS = {"num_bins": 512, "num_quantized_bins": 128}
+
+
+def _find_ranges(model: ModelProto, folder: Path, calibration: Calibration, samples: Samples) -> Path:
+    """Run the calibration data through the float model, and write the ranges of all its tensors as a cache."""
+    from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
+    from onnxruntime.quantization.registry import QDQRegistry
+
+    (folder / "float.onnx").write_bytes(model.SerializeToString())
+    # symmetric is the default of percentile alone, and wastes half the codes of what a ReLU puts out
+    options: dict[str, Any] = {"symmetric": False, "percentile": calibration.percentile}
+    if calibration.ranges is Ranges.ENTROPY:
+        options |= _ENTROPY_BINS
+    calibrator = create_calibrator(
+        folder / "float.onnx",
+        list(QDQRegistry),
+        augmented_model_path=str(folder / "augmented.onnx"),
+        calibrate_method=_method(calibration),
+        extra_options=options,
+    )
+    calibrator.collect_data(_Reader(model, samples, calibration.batch_size))
+    save_tensors_data(calibrator.compute_data(), folder / "ranges.json")
+    return folder / "ranges.json"
+
+
+def _method(calibration: Calibration) -> Any:
+    from onnxruntime.quantization import CalibrationMethod
+
+    names = {Ranges.MINMAX: "MinMax", Ranges.ENTROPY: "Entropy", Ranges.PERCENTILE: "Percentile"}
+    return CalibrationMethod[names[calibration.ranges]]
 
 
 def _weight_overrides(

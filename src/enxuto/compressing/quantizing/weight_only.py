@@ -151,7 +151,7 @@ def _pack_products(
             names.append(node.name)
     if not names:
         return model
-    _split_gemms(model, set(names))
+    split_gemms(model, set(names))
     others = [node.name for node in model.graph.node if node.name not in names]
     with quiet():
         quantizer = MatMulNBitsQuantizer(
@@ -162,14 +162,14 @@ def _pack_products(
     return packed
 
 
-def _split_gemms(model: ModelProto, names: set[str]) -> None:
-    """Y = A·B + C as MatMul, which keeps the name, and Add: MatMulNBits knows no Gemm.
+def split_gemms(model: ModelProto, names: set[str]) -> None:
+    """Y = A·B + C as MatMul, which keeps the name, and Add: onnxruntime has no Gemm of few bits.
 
     Only where alpha and beta are 1 and A is not transposed, as every Linear is exported.
     """
     from onnx import helper, numpy_helper
 
-    tensors, reading = initializers(model), readers(model)
+    tensors = initializers(model)
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         if node.name not in names or node.op_type != "Gemm" or not _is_linear(node):
@@ -189,7 +189,6 @@ def _split_gemms(model: ModelProto, names: set[str]) -> None:
             nodes.append(
                 helper.make_node("Add", [product, node.input[2]], [node.output[0]], name=f"{node.name}_bias")
             )
-    del reading
     replace_nodes(model, nodes)
 
 
