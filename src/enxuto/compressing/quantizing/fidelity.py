@@ -32,10 +32,9 @@ def fidelity(original: Tensor, other: Tensor) -> Fidelity:
     """
     if original.shape != other.shape or original.numel() == 0:
         raise UsageError(f"outputs of {tuple(original.shape)} and {tuple(other.shape)} cannot be compared")
+    original, other = original.detach().double(), other.detach().double()
     axis = 0 if original.dim() == 1 else original.dim() - 1 if original.dim() == 3 else 1
-    before, after = (functional.log_softmax(logits.double(), dim=axis) for logits in (original, other))
+    before, after = (functional.log_softmax(logits, dim=axis) for logits in (original, other))
     kl = (before.exp() * (before - after)).sum(axis).mean()
     agreement = (before.argmax(axis) == after.argmax(axis)).double().mean()
-    return Fidelity(
-        kl=max(0.0, float(kl)), agreement=float(agreement), sqnr_db=sqnr_db(original.double(), other.double())
-    )
+    return Fidelity(kl=max(0.0, float(kl)), agreement=float(agreement), sqnr_db=sqnr_db(original, other))

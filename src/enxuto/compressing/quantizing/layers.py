@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -104,3 +105,11 @@ def channel_means(output: Tensor, layer: Layer) -> Tensor:
     """The mean of each output channel over samples and positions, `[channels]`."""
     axis = output.dim() - 1 if isinstance(layer, nn.Linear) else 1
     return output.double().mean([dim for dim in range(output.dim()) if dim != axis])
+
+
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the model that holds these weights, by layer path."""
+    copied = copy.deepcopy(model)
+    for path, weight in weights.items():
+        copied.get_parameter(f"{path}.weight").data = weight.detach().clone()
+    return copied

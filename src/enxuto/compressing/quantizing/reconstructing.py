@@ -66,6 +66,11 @@ class Reconstructed:
     grids: tuple[Grid, ...]
     layers: tuple[LayerReconstruction, ...]
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The rounded weights by layer path, as `correct_biases` and `with_weights` take them."""
+        return {grid.name.removesuffix("weight").removesuffix("."): grid.weight for grid in self.grids}
+
 
 def reconstruct(model: nn.Module, samples: Samples, settings: Reconstruction | None = None) -> Reconstructed:
     """A copy of the model with every convolution's and linear layer's weights on a grid of few bits.
