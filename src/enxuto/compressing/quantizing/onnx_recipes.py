@@ -22,6 +22,7 @@ from .graph import (
     read_onnx,
     require_onnx,
     scratch,
+    strip_opsets,
     values_of,
     weights_of,
     write_onnx,
@@ -147,7 +148,7 @@ def _to_dynamic(model: ModelProto, schemes: dict[str, Scheme], grids: GridIndex)
         return model
     with scratch() as folder, quiet():
         quantize_dynamic(
-            model,
+            _disguised(model),
             folder / "dynamic.onnx",
             op_types_to_quantize=list(_DYNAMIC_OPS),
             per_channel=True,
@@ -155,7 +156,29 @@ def _to_dynamic(model: ModelProto, schemes: dict[str, Scheme], grids: GridIndex)
             nodes_to_quantize=names,
             extra_options={"TensorQuantOverrides": _weight_overrides(model, schemes, grids, names)},
         )
-        return read_onnx(folder / "dynamic.onnx")
+        return _undisguised(read_onnx(folder / "dynamic.onnx"))
+
+
+_DISGUISE = "enxuto.disguise"
+
+
+def _disguised(model: ModelProto) -> ModelProto:
+    """Gemms under another domain: the dynamic quantizer rewrites all of a graph's, chosen or not, and renames them."""
+    from onnx import helper
+
+    for node in model.graph.node:
+        if node.op_type == "Gemm":
+            node.domain, node.op_type = _DISGUISE, "Product"
+    model.opset_import.append(helper.make_opsetid(_DISGUISE, 1))
+    return model
+
+
+def _undisguised(model: ModelProto) -> ModelProto:
+    for node in model.graph.node:
+        if node.domain == _DISGUISE:
+            node.domain, node.op_type = "", "Gemm"
+    strip_opsets(model)
+    return model
 
 
 _DYNAMIC_OPS = ("MatMul", "LSTM")
@@ -201,7 +224,7 @@ _ENTROPY_BINS = {"num_bins": 512, "num_quantized_bins": 128}
 def _find_ranges(model: ModelProto, folder: Path, calibration: Calibration, samples: Samples) -> Path:
     """Run the calibration data through the float model, and write the ranges of all its tensors as a cache."""
     from onnxruntime.quantization.calibrate import create_calibrator, save_tensors_data
-    from onnxruntime.quantization.registry import QDQRegistry
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
     (folder / "float.onnx").write_bytes(model.SerializeToString())
     # symmetric is the default of percentile alone, and wastes half the codes of what a ReLU puts out
@@ -210,7 +233,7 @@ def _find_ranges(model: ModelProto, folder: Path, calibration: Calibration, samp
         options |= _ENTROPY_BINS
     calibrator = create_calibrator(
         folder / "float.onnx",
-        list(QDQRegistry),
+        sorted({*QDQRegistry, *QLinearOpsRegistry}),  # what quantize_static quantizes by default
         augmented_model_path=str(folder / "augmented.onnx"),
         calibrate_method=_method(calibration),
         extra_options=options,

@@ -37,7 +37,7 @@ class FineTuning:
         learning_rate: the first; it falls to 0 along a cosine. SGD with momentum 0.9.
         temperature: of the distillation.
         settled: the share of the steps after which ranges and batch norm statistics stand still.
-        seed: of the order of the samples.
+        seed: of the order of the samples, and of dropout.
     """
 
     steps: int = 200
@@ -87,7 +87,9 @@ def fine_tune_quantized(
     if len(samples) < settings.batch_size:
         raise UsageError(f"a batch takes {settings.batch_size} samples, and there are {len(samples)}")
     student, torchao = _prepared(model, samples)
-    losses = _train(student, model, samples, settings, loss or _distillation(settings.temperature), torchao)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)  # of dropout
+        losses = _train(student, model, samples, settings, loss or _Distillation(settings.temperature), torchao)
     torchao.move_exported_model_to_eval(student)
     with quiet():
         converted = torchao.quantize_pt2e.convert_pt2e(student)
@@ -143,13 +145,10 @@ def _train(
     return losses
 
 
-def _distillation(temperature: float) -> Loss:
-    """KL of the softened outputs, times the temperature squared, so that its gradients keep their size."""
-    return _Distillation(temperature)
-
-
 @dataclass(frozen=True, slots=True)
 class _Distillation:
+    """KL of the softened outputs, times the temperature squared, so that its gradients keep their size."""
+
     temperature: float
 
     def __call__(self, output: Tensor, batch: Samples) -> Tensor:
