@@ -69,7 +69,9 @@ def pretrained(folder: Path) -> nn.Module:
     return net.eval()
 
 
-def imagenet_data(folder: Path, *, calibration: int = 128, crops_per_photo: int = 10, seed: int = 0) -> ImageNetData:
+def imagenet_data(
+    folder: Path, *, calibration: int = 128, crops_per_photo: int = 10, seed: int = 0
+) -> ImageNetData:
     """The three sets; crops are drawn under `seed`."""
     random = torch.Generator().manual_seed(seed)
     files = sorted((folder / "foolbox" / "data").glob("imagenet_*.jpg"))
@@ -139,7 +141,9 @@ def _random_crop(picture: Tensor, random: torch.Generator, size: int = 224) -> T
 
 
 def _resize(picture: Tensor, shape: tuple[int, int]) -> Tensor:
-    return functional.interpolate(picture[None], shape, mode="bilinear", antialias=True, align_corners=False)[0]
+    return functional.interpolate(picture[None], shape, mode="bilinear", antialias=True, align_corners=False)[
+        0
+    ]
 
 
 def _normalised(picture: Tensor) -> Tensor:

@@ -250,7 +250,11 @@ def main() -> int:
             found.append(row)
             print(table([row]).splitlines()[-1], flush=True)
     machine: dict[str, Any] = {"torch": torch.__version__, "cpu": platform.processor(), "threads": 1}
-    content = {"machine": machine, "calibration": arguments.calibration, "rows": [asdict(row) for row in found]}
+    content = {
+        "machine": machine,
+        "calibration": arguments.calibration,
+        "rows": [asdict(row) for row in found],
+    }
     RESULTS.write_text(json.dumps(content, indent=1) + "\n")
     print(table(found))
     return 0

@@ -75,7 +75,9 @@ def test_stored_bytes_are_elements_times_bits(scheme: Scheme, small_file: Path, 
         assert row.nbytes == len(tensor.raw_data), tensor.name
 
 
-def test_four_bit_convolutions_are_packed_and_read_back_as_quantized(small_file: Path, tmp_path: Path) -> None:
+def test_four_bit_convolutions_are_packed_and_read_back_as_quantized(
+    small_file: Path, tmp_path: Path
+) -> None:
     quantize_onnx(small_file, tmp_path / "out.onnx", Recipe(default=Scheme.WEIGHT4, smallest=1))
     stored = initializers(read_onnx(tmp_path / "out.onnx"))
     weight = SmallNet().features[0].weight
@@ -96,7 +98,9 @@ def test_products_use_the_packed_kernel(small_file: Path, tmp_path: Path) -> Non
     assert "Gemm" not in ops
 
 
-def test_exceptions_hold_by_weight_and_by_node_and_the_last_one_wins(small_file: Path, tmp_path: Path) -> None:
+def test_exceptions_hold_by_weight_and_by_node_and_the_last_one_wins(
+    small_file: Path, tmp_path: Path
+) -> None:
     recipe = (
         Recipe(default=Scheme.STATIC8)
         .with_override("hidden.weight", Scheme.FLOAT32)
@@ -110,7 +114,9 @@ def test_exceptions_hold_by_weight_and_by_node_and_the_last_one_wins(small_file:
     model = read_onnx(tmp_path / "out.onnx")
     rows = {row.name: row for row in cover(tmp_path / "out.onnx", recipe).rows}
     assert rows["features.0.weight"].kind is Kind.EXCLUDED
-    assert next(row for row in rows.values() if row.op == "MatMulNBits" and row.bits == 4).elements >= 64 * 384
+    assert (
+        next(row for row in rows.values() if row.op == "MatMulNBits" and row.bits == 4).elements >= 64 * 384
+    )
     assert "MatMulInteger" in [node.op_type for node in model.graph.node]
     assert rows["features.4.weight_scale"].elements == 1
     assert rows["features.2.weight_scale"].elements == 16

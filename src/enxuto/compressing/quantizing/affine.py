@@ -131,9 +131,7 @@ def quantize(tensor: Tensor, affine: Affine | None = None) -> Quantized:
 def on_grid(values: Tensor, scale: Tensor, zero_point: Tensor, affine: Affine) -> Quantized:
     """The nearest codes of a given grid; values beyond it are clamped to its ends."""
     codes = (torch.round(values / scale) + zero_point).clamp(affine.lowest, affine.highest)
-    return Quantized(
-        codes=codes.to(affine.storage), scale=scale, zero_point=zero_point.int(), affine=affine
-    )
+    return Quantized(codes=codes.to(affine.storage), scale=scale, zero_point=zero_point.int(), affine=affine)
 
 
 def error_of(original: Tensor, stored: Tensor, nbytes: int) -> AffineError:
@@ -213,7 +211,9 @@ def _checked(tensor: Tensor, affine: Affine) -> Tensor:
         raise UsageError(f"a tensor of {tensor.dim()} axes has no axis {affine.axis}")
     values = tensor.detach().float()
     if not torch.isfinite(values).all():
-        raise UsageError("a tensor with NaN or infinity cannot be quantized: look for the layer that made them")
+        raise UsageError(
+            "a tensor with NaN or infinity cannot be quantized: look for the layer that made them"
+        )
     return values
 
 

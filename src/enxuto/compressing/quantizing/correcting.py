@@ -65,7 +65,9 @@ def correct_biases(
             return None
         shift = (means[path] - channel_means(output, layer)).to(output.dtype)
         layer.bias = nn.Parameter(shift if layer.bias is None else layer.bias.detach() + shift)
-        return output + (shift if isinstance(layer, nn.Linear) else shift.reshape(-1, *[1] * (output.dim() - 2)))
+        return output + (
+            shift if isinstance(layer, nn.Linear) else shift.reshape(-1, *[1] * (output.dim() - 2))
+        )
 
     few = {path: rounded(layer.weight.data, settings.weights) for path, layer in layers.items()}
     few |= dict(weights or {})

@@ -138,7 +138,12 @@ def bits_of(tensor: TensorProto) -> int:
 def _is_float(tensor: TensorProto) -> bool:
     from onnx import TensorProto
 
-    return tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    return tensor.data_type in (
+        TensorProto.FLOAT,
+        TensorProto.DOUBLE,
+        TensorProto.FLOAT16,
+        TensorProto.BFLOAT16,
+    )
 
 
 def _is_half(tensor: TensorProto) -> bool:

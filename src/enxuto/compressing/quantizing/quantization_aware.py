@@ -72,7 +72,9 @@ def fine_tune_quantized(
     """Train a copy of the model under 8-bit rounding, and write it as an ONNX file of 8-bit weights and activations.
 
     Args:
-        model: with or without batch norms; itself untouched, it is the teacher.
+        model: itself untouched; it is the teacher. Fold its batch norms first: PT2E takes them, but its conversion
+            then traces thirty patterns for each convolution that has one, which takes most of the time of a small
+            net (torchao 0.18, `qat_utils.py`), and their statistics drift from the teacher's.
         samples: what is trained on; no labels are needed without `loss`.
         target: the file; its batch size is free.
         settings: the effort.
@@ -89,7 +91,9 @@ def fine_tune_quantized(
     student, torchao = _prepared(model, samples)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)  # of dropout
-        losses = _train(student, model, samples, settings, loss or _Distillation(settings.temperature), torchao)
+        losses = _train(
+            student, model, samples, settings, loss or _Distillation(settings.temperature), torchao
+        )
     torchao.move_exported_model_to_eval(student)
     with quiet():
         converted = torchao.quantize_pt2e.convert_pt2e(student)

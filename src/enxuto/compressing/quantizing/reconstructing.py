@@ -30,6 +30,7 @@ class Reconstruction:
 
     Attributes:
         bits: of the symmetric grid; one scale for each output channel.
+        exceptions: (layer path, bits) of layers on other grids.
         sweeps: most passes over a layer's inputs; it stops earlier when no code moves.
         shrinks: scales tried for each channel, from the tightest that holds all weights down to half of it;
             1 keeps the tightest.
@@ -41,11 +42,16 @@ class Reconstruction:
     """
 
     bits: int = 8
+    exceptions: tuple[tuple[str, int], ...] = ()
     sweeps: int = 4
     shrinks: int = 12
     damping: float = 0.01
     widest: int = 8192
     batch_size: int = 16
+
+    def bits_of(self, layer: str) -> int:
+        """The bits of one layer's grid."""
+        return dict(self.exceptions).get(layer, self.bits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,13 +90,16 @@ def reconstruct(model: nn.Module, samples: Samples, settings: Reconstruction | N
         settings: the grid and the effort.
 
     Raises:
-        UsageError: the model has no such layer.
+        UsageError: the model has no such layer, or an exception names none.
     """
     settings = settings or Reconstruction()
     copied = copy.deepcopy(model)
     layers = rounded_layers(copied)
     if not layers:
         raise UsageError("the model has no convolution and no linear layer to quantize")
+    unknown = [path for path, _ in settings.exceptions if path not in layers]
+    if unknown:
+        raise UsageError(f"no convolution or linear layer of the model is called {unknown[0]!r}")
     grams, counts = _grams(copied, layers, samples, settings)
     grids, found = [], []
     for path, layer in layers.items():
@@ -101,7 +110,9 @@ def reconstruct(model: nn.Module, samples: Samples, settings: Reconstruction | N
     return Reconstructed(model=copied, grids=tuple(grids), layers=tuple(found))
 
 
-def descend(weight: Tensor, gram: Tensor, quantized: Tensor, scale: Tensor, affine: Affine, sweeps: int) -> Tensor:
+def descend(
+    weight: Tensor, gram: Tensor, quantized: Tensor, scale: Tensor, affine: Affine, sweeps: int
+) -> Tensor:
     """Codes that no single change improves, or those reached after `sweeps` passes.
 
     Args:
@@ -171,7 +182,9 @@ def _columns(layer: Layer, given: Tensor) -> Tensor:
     kernel, dilation, stride = (
         (1, sizes[0]) if flat else tuple(sizes) for sizes in (layer.kernel_size, layer.dilation, layer.stride)
     )
-    patches = functional.unfold(image, kernel, dilation=dilation, stride=stride)  # [n, channels·kernel, places]
+    patches = functional.unfold(
+        image, kernel, dilation=dilation, stride=stride
+    )  # [n, channels·kernel, places]
     n, rows, places = patches.shape
     grouped = patches.reshape(n, layer.groups, rows // layer.groups, places)
     return grouped.permute(1, 2, 0, 3).reshape(layer.groups, rows // layer.groups, n * places).float()
@@ -203,7 +216,7 @@ def _skip_reason(layer: Layer, settings: Reconstruction) -> str:
 def _rounded_layer(
     path: str, layer: Layer, gram: Tensor | None, count: int, settings: Reconstruction
 ) -> tuple[Grid, LayerReconstruction]:
-    affine = Affine(bits=settings.bits, axis=0)
+    affine = Affine(bits=settings.bits_of(path), axis=0)
     weight = layer.weight.data.float()
     nearest = quantize(weight, affine)
     if gram is None:
@@ -211,7 +224,7 @@ def _rounded_layer(
         report = LayerReconstruction(
             layer=path, nearest_error=float("nan"), error=float("nan"), skipped=reason
         )
-        return _grid(path, nearest.codes, nearest.scale, settings.bits), report
+        return _grid(path, nearest.codes, nearest.scale, affine.bits), report
     gram = gram / count
     groups = len(gram)
     matrix = weight.reshape(groups, -1, gram.shape[1])
@@ -228,7 +241,7 @@ def _rounded_layer(
         nearest_error=float(before) / matrix.shape[1],
         error=float(after) / matrix.shape[1],
     )
-    grid = _grid(path, codes.reshape(weight.shape).to(affine.storage), scale, settings.bits)
+    grid = _grid(path, codes.reshape(weight.shape).to(affine.storage), scale, affine.bits)
     return grid, report
 
 

@@ -38,7 +38,9 @@ class LayerSensitivity:
     fidelity: Fidelity
 
 
-def sensitivity(model: nn.Module, samples: Samples, probe: Probe | None = None) -> tuple[LayerSensitivity, ...]:
+def sensitivity(
+    model: nn.Module, samples: Samples, probe: Probe | None = None
+) -> tuple[LayerSensitivity, ...]:
     """The layers of a model, the most sensitive (largest KL) first.
 
     One run of the samples for each layer, and one plain; the model is as before afterwards. No labels are read.
@@ -59,7 +61,9 @@ def sensitivity(model: nn.Module, samples: Samples, probe: Probe | None = None) 
     plain = outputs_of(model, samples, probe.batch_size)
     found = []
     for path, layer in layers.items():
-        inputs = contextlib.nullcontext() if probe.inputs is None else rounded_inputs({path: layer}, probe.inputs)
+        inputs = (
+            contextlib.nullcontext() if probe.inputs is None else rounded_inputs({path: layer}, probe.inputs)
+        )
         with holding_weights(layers, {path: rounded(layer.weight.data, probe.weights)}), inputs:
             moved = fidelity(plain, outputs_of(model, samples, probe.batch_size))
         found.append(LayerSensitivity(layer=path, weights=layer.weight.numel(), fidelity=moved))

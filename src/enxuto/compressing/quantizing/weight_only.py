@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 Stored = tuple[list["TensorProto"], "NodeProto"]
 
 
-def store_weights(model: ModelProto, schemes: dict[str, Scheme], recipe: Recipe, grids: GridIndex) -> ModelProto:
+def store_weights(
+    model: ModelProto, schemes: dict[str, Scheme], recipe: Recipe, grids: GridIndex
+) -> ModelProto:
     """The model with the weights of WEIGHT16, WEIGHT8 and WEIGHT4 nodes stored in 16, 8 and 4 bits.
 
     WEIGHT4 of a matrix product becomes onnxruntime's MatMulNBits (blocks of `recipe.block_size`); of any other
@@ -147,7 +149,11 @@ def _pack_products(
         if node.op_type not in ("MatMul", "Gemm") or not weights:
             continue
         weight = tensors[weights[0]]
-        if len(weight.dims) == 2 and _elements(weight) >= recipe.smallest and not grids.holds(values_of(weight)):
+        if (
+            len(weight.dims) == 2
+            and _elements(weight) >= recipe.smallest
+            and not grids.holds(values_of(weight))
+        ):
             names.append(node.name)
     if not names:
         return model
