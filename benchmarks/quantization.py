@@ -2,6 +2,9 @@
 
     python -m benchmarks.quantization [--calibration N]
 
+Repairs: CLE is cross-layer equalisation, with each ReLU6 kept as a clip for each channel or dropped; bias is bias
+correction; rounding is rounding reconstruction; percentile and entropy choose activation ranges.
+
 Every row is judged as the file that onnxruntime executes: its bytes, top-1 on 20 labelled photos (one photo is five
 points: read the next columns too), and agreement and KL to the float model on 200 crops of them. Calibration crops are
 of other pictures.
@@ -36,11 +39,12 @@ from enxuto.compressing.quantizing.grids import Grid
 from enxuto.compressing.quantizing.layers import with_weights
 from enxuto.compressing.quantizing.onnx_recipes import quantize_onnx
 from enxuto.compressing.quantizing.reconstructing import Reconstruction, reconstruct
+from enxuto.compressing.quantizing.sensitivity import Probe, sensitivity
 from enxuto.records.recipe import Calibration, Ranges, Recipe, Scheme
 from enxuto.samples import Samples
 
 RESULTS = Path(__file__).resolve().parent / "results" / "quantization.json"
-WHOLE_TENSOR = Affine(bits=8)
+FRAIL = 4  # layers that stay in float32 where the most sensitive ones do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,45 +112,86 @@ def rows(bench: Bench) -> Iterator[Row]:
     yield bench.judged("torchao PT2E, X86InductorQuantizer", "", _pt2e(bench))
     for scheme in (Scheme.WEIGHT16, Scheme.FLOAT16, Scheme.WEIGHT8, Scheme.DYNAMIC8):
         yield _ours(bench, scheme, "", (bench.model, ()))
-    equalised = equalise(bench.model).model
-    unclipped = equalise(bench.model, Equalisation(clip=Clip.RELU)).model
+    yield from _whole_tensor_rows(bench)
+    yield from _channel_rows(bench)
+    yield from _four_bit_rows(bench)
+
+
+def _whole_tensor_rows(bench: Bench) -> Iterator[Row]:
+    """One scale for each weight: what breaks MobileNets, and what cures them (Nagel et al., 2019)."""
+    scheme, correction = Scheme.STATIC8_TENSOR, BiasCorrection(weights=Affine(bits=8))
     calibration = bench.data.calibration
-    for scheme, weights in ((Scheme.STATIC8_TENSOR, WHOLE_TENSOR), (Scheme.STATIC8, Affine(bits=8, axis=0))):
-        correction = BiasCorrection(weights=weights)
-        yield _ours(bench, scheme, "", (bench.model, ()))
-        yield _ours(bench, scheme, "bias", (correct_biases(bench.model, calibration, correction), ()))
-        yield _ours(bench, scheme, "CLE, clip kept", (equalised, ()))
-        yield _ours(bench, scheme, "CLE, clip dropped", (unclipped, ()))
-        both = correct_biases(unclipped, calibration, correction)
-        yield _ours(bench, scheme, "CLE, clip dropped + bias", (both, ()))
-    yield _ours(bench, Scheme.STATIC8, "rounding", _rounded(bench.model, calibration, 8, bias=False))
-    yield _ours(bench, Scheme.STATIC8, "rounding + bias", _rounded(bench.model, calibration, 8, bias=True))
-    for ranges in (Ranges.PERCENTILE, Ranges.ENTROPY):
-        yield _ours(bench, Scheme.STATIC8, ranges.value, (bench.model, ()), ranges)
-    yield _ours(bench, Scheme.STATIC8_WIDE, "", (bench.model, ()))
+    exact, dropped = (
+        equalise(bench.model, Equalisation(clip=clip)).model for clip in (Clip.EXACT, Clip.RELU)
+    )
+    both = correct_biases(dropped, calibration, correction)
+    yield _ours(bench, scheme, "", (bench.model, ()))
+    yield _ours(bench, scheme, "bias", (correct_biases(bench.model, calibration, correction), ()))
+    yield _ours(bench, scheme, "CLE, clip kept", (exact, ()))
+    yield _ours(bench, scheme, "CLE, clip dropped", (dropped, ()))
+    yield _ours(bench, scheme, "CLE, clip dropped; bias", (both, ()))
+    yield _ours(bench, scheme, "CLE, clip dropped; bias; percentile", (both, ()), ranges=Ranges.PERCENTILE)
+
+
+def _channel_rows(bench: Bench) -> Iterator[Row]:
+    """One scale for each channel, with better ranges, better rounding, and exceptions for what suffers most."""
+    plain, scheme = (bench.model, ()), Scheme.STATIC8
+    rounded = _rounded(bench.model, bench.data.calibration, Reconstruction(bits=8))
+    frail = _most_sensitive(bench, Probe(inputs=Affine(bits=8, symmetric=False)))[:FRAIL]
+    yield _ours(bench, Scheme.WEIGHT8, "rounding; bias", rounded)
+    for ranges in Ranges:
+        yield _ours(bench, scheme, "" if ranges is Ranges.MINMAX else ranges.value, plain, ranges=ranges)
+    yield _ours(bench, scheme, "percentile; rounding; bias", rounded, ranges=Ranges.PERCENTILE)
+    words = f"percentile; rounding; bias; {FRAIL} most sensitive layers in float32"
+    kept = {path: Scheme.FLOAT32 for path in frail}
+    yield _ours(bench, scheme, words, rounded, ranges=Ranges.PERCENTILE, exceptions=kept)
+    yield _ours(bench, Scheme.STATIC8_WIDE, "", plain)
+    yield _ours(bench, Scheme.STATIC8_WIDE, "rounding; bias", rounded)
+
+
+def _four_bit_rows(bench: Bench) -> Iterator[Row]:
     yield _ours(bench, Scheme.WEIGHT4, "", (bench.model, ()))
-    yield _ours(bench, Scheme.WEIGHT4, "rounding", _rounded(bench.model, calibration, 4, bias=False))
-    yield _ours(bench, Scheme.WEIGHT4, "rounding + bias", _rounded(bench.model, calibration, 4, bias=True))
+    rounded = _rounded(bench.model, bench.data.calibration, Reconstruction(bits=4))
+    yield _ours(bench, Scheme.WEIGHT4, "rounding; bias", rounded)
+    ranked = _most_sensitive(bench, Probe(weights=Affine(bits=4, axis=0)))
+    eight = ranked[: len(ranked) // 3]
+    settings = Reconstruction(bits=4, exceptions=tuple((path, 8) for path in eight))
+    mixed = _rounded(bench.model, bench.data.calibration, settings)
+    exceptions = {path: Scheme.WEIGHT8 for path in eight}
+    words = "rounding; bias; most sensitive third of the layers in 8 bits"
+    yield _ours(bench, Scheme.WEIGHT4, words, mixed, exceptions=exceptions)
+
+
+def _most_sensitive(bench: Bench, probe: Probe) -> list[str]:
+    return [each.layer for each in sensitivity(bench.model, bench.data.calibration.first(32), probe)]
 
 
 def _ours(
-    bench: Bench, scheme: Scheme, repairs: str, repaired: Repaired, ranges: Ranges = Ranges.MINMAX
+    bench: Bench,
+    scheme: Scheme,
+    repairs: str,
+    repaired: Repaired,
+    *,
+    ranges: Ranges = Ranges.MINMAX,
+    exceptions: dict[str, Scheme] | None = None,
 ) -> Row:
+    recipe = Recipe(default=scheme, calibration=Calibration(ranges=ranges))
+    for path, other in (exceptions or {}).items():
+        recipe = recipe.with_override(f"{path}.weight", other)
+
     def make(target: Path) -> None:
         source = bench.exported
         if repaired[0] is not bench.model:
             source = bench.folder / "repaired.onnx"
             export(repaired[0], source)
-        recipe = Recipe(default=scheme, calibration=Calibration(ranges=ranges))
         quantize_onnx(source, target, recipe, samples=bench.data.calibration, grids=repaired[1])
 
     return bench.judged(f"enxuto {scheme.value}", repairs, make)
 
 
-def _rounded(model: nn.Module, samples: Samples, bits: int, *, bias: bool) -> Repaired:
-    found = reconstruct(model, samples, Reconstruction(bits=bits))
-    if not bias:
-        return found.model, found.grids
+def _rounded(model: nn.Module, samples: Samples, settings: Reconstruction) -> Repaired:
+    """Reconstructed weights, and biases that make up for what is left."""
+    found = reconstruct(model, samples, settings)
     corrected = correct_biases(model, samples, weights=found.weights)
     return with_weights(corrected, found.weights), found.grids
 

@@ -58,7 +58,7 @@ def test_every_scheme_runs_shrinks_and_is_covered(
     covered = cover(target, recipe)
     assert covered.weight_bytes + covered.overhead_bytes == target.stat().st_size == covered.file_bytes
     assert sum(covered.bytes_of(kind) for kind in Kind) == covered.weight_bytes
-    assert 0 < covered.overhead_bytes
+    assert covered.overhead_bytes > 0
     if scheme is Scheme.FLOAT32:
         assert covered.quantized_ratio == 0
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -187,7 +188,7 @@ def test_descent_never_raises_the_error_and_ends_where_no_single_code_helps(seed
         for n in (0, 1, 2, 50)
     ]
     assert torch.equal(errors[0], output_error(weight - scale * first, gram))
-    assert all((later <= sooner + 1e-9).all() for sooner, later in zip(errors, errors[1:], strict=False))
+    assert all((later <= sooner + 1e-9).all() for sooner, later in itertools.pairwise(errors))
     assert errors[-1].sum() < errors[0].sum()
     codes = descend(weight, gram, first, scale, affine, 50)
     for column in range(6):

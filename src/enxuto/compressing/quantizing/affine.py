@@ -48,7 +48,7 @@ class Affine:
     @property
     def highest(self) -> int:
         """The highest code: 127 of 8 symmetric bits, 255 of asymmetric ones."""
-        return 2 ** (self.bits - 1) - 1 if self.symmetric else 2**self.bits - 1
+        return (1 << (self.bits - 1)) - 1 if self.symmetric else (1 << self.bits) - 1
 
     @property
     def storage(self) -> torch.dtype:
@@ -56,6 +56,10 @@ class Affine:
         if self.bits > 8:
             return torch.int16 if self.symmetric else torch.int32
         return torch.int8 if self.symmetric else torch.uint8
+
+
+#: What runtimes store weights in by default: 8 bits, a scale for each output channel of a torch layer.
+CHANNELS8 = Affine(bits=8, axis=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...samples import Samples
-from .affine import Affine
+from .affine import CHANNELS8, Affine
 from .layers import channel_means, evaluating, holding_weights, observed, rounded, rounded_layers
 
 
@@ -24,7 +24,7 @@ from .layers import channel_means, evaluating, holding_weights, observed, rounde
 class BiasCorrection:
     """The grid that the runtime will round weights to, and how many samples the means are taken over."""
 
-    weights: Affine = Affine(bits=8, axis=0)
+    weights: Affine = CHANNELS8
     most_samples: int = 64
 
 

@@ -61,10 +61,10 @@ def read_onnx(path: str | os.PathLike[str]) -> ModelProto:
         UsageError: the file is missing or no ONNX.
     """
     onnx = require_onnx()
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        model = onnx.load(os.fspath(path))
+        model: ModelProto = onnx.load(os.fspath(path))
     except OSError as error:
         raise UsageError(f"cannot read {os.fspath(path)}: {error.strerror or error}") from None
     except DecodeError:

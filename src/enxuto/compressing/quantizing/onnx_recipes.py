@@ -111,8 +111,9 @@ def _guarded(stage: Callable[..., ModelProto], model: ModelProto, *rest: Any) ->
     except Exception as error:
         name = stage.__name__.strip("_").replace("_", " ")
         raise EnxutoError(
-            f"onnxruntime could not quantize this graph ({name}): {type(error).__name__}: {str(error).rstrip('.')}. Keep the node "
-            "that it names in float32 (Recipe.with_override), or take a weight-only scheme"
+            f"onnxruntime could not quantize this graph ({name}): {type(error).__name__}: "
+            f"{str(error).rstrip('.')}. Keep the node that it names in float32 (Recipe.with_override), "
+            "or take a weight-only scheme"
         ) from error
 
 

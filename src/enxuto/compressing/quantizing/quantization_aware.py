@@ -106,7 +106,7 @@ def _prepared(model: nn.Module, samples: Samples) -> tuple[nn.Module, Any]:
     with quiet():
         try:
             import torchao.quantization.pt2e as pt2e
-            import torchao.quantization.pt2e.quantize_pt2e
+            from torchao.quantization.pt2e import quantize_pt2e
             from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
         except ImportError as error:
             raise MissingDependency(
@@ -124,7 +124,7 @@ def _prepared(model: nn.Module, samples: Samples) -> tuple[nn.Module, Any]:
             ) from error
         quantizer = x86.X86InductorQuantizer()
         quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=True))
-        return pt2e.quantize_pt2e.prepare_qat_pt2e(program.module(), quantizer), pt2e
+        return quantize_pt2e.prepare_qat_pt2e(program.module(), quantizer), pt2e
 
 
 def _train(

@@ -9,7 +9,7 @@ from torch import nn
 
 from ...errors import UsageError
 from ...samples import Samples
-from .affine import Affine
+from .affine import CHANNELS8, Affine
 from .fidelity import Fidelity, fidelity
 from .layers import holding_weights, outputs_of, rounded, rounded_inputs, rounded_layers
 
@@ -24,7 +24,7 @@ class Probe:
         batch_size: samples that run at once.
     """
 
-    weights: Affine = Affine(bits=8, axis=0)
+    weights: Affine = CHANNELS8
     inputs: Affine | None = None
     batch_size: int = 32
 
