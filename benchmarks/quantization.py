@@ -143,7 +143,7 @@ def _channel_rows(bench: Bench) -> Iterator[Row]:
         yield _ours(bench, scheme, "" if ranges is Ranges.MINMAX else ranges.value, plain, ranges=ranges)
     yield _ours(bench, scheme, "percentile; rounding; bias", rounded, ranges=Ranges.PERCENTILE)
     words = f"percentile; rounding; bias; {FRAIL} most sensitive layers in float32"
-    kept = {path: Scheme.FLOAT32 for path in frail}
+    kept = dict.fromkeys(frail, Scheme.FLOAT32)
     yield _ours(bench, scheme, words, rounded, ranges=Ranges.PERCENTILE, exceptions=kept)
     yield _ours(bench, Scheme.STATIC8_WIDE, "", plain)
     yield _ours(bench, Scheme.STATIC8_WIDE, "rounding; bias", rounded)
@@ -157,7 +157,7 @@ def _four_bit_rows(bench: Bench) -> Iterator[Row]:
     eight = ranked[: len(ranked) // 3]
     settings = Reconstruction(bits=4, exceptions=tuple((path, 8) for path in eight))
     mixed = _rounded(bench.model, bench.data.calibration, settings)
-    exceptions = {path: Scheme.WEIGHT8 for path in eight}
+    exceptions = dict.fromkeys(eight, Scheme.WEIGHT8)
     words = "rounding; bias; most sensitive third of the layers in 8 bits"
     yield _ours(bench, Scheme.WEIGHT4, words, mixed, exceptions=exceptions)
 
