@@ -138,27 +138,33 @@ def _channel_rows(bench: Bench) -> Iterator[Row]:
     plain, scheme = (bench.model, ()), Scheme.STATIC8
     rounded = _rounded(bench.model, bench.data.calibration, Reconstruction(bits=8))
     frail = _most_sensitive(bench, Probe(inputs=Affine(bits=8, symmetric=False)))[:FRAIL]
-    yield _ours(bench, Scheme.WEIGHT8, "rounding; bias", rounded)
+    yield _ours(bench, Scheme.WEIGHT8, "rounding", rounded)
     for ranges in Ranges:
         yield _ours(bench, scheme, "" if ranges is Ranges.MINMAX else ranges.value, plain, ranges=ranges)
-    yield _ours(bench, scheme, "percentile; rounding; bias", rounded, ranges=Ranges.PERCENTILE)
-    words = f"percentile; rounding; bias; {FRAIL} most sensitive layers in float32"
+    yield _ours(bench, scheme, "percentile; rounding", rounded, ranges=Ranges.PERCENTILE)
+    words = f"percentile; rounding; {FRAIL} most sensitive layers in float32"
     kept = dict.fromkeys(frail, Scheme.FLOAT32)
     yield _ours(bench, scheme, words, rounded, ranges=Ranges.PERCENTILE, exceptions=kept)
     yield _ours(bench, Scheme.STATIC8_WIDE, "", plain)
-    yield _ours(bench, Scheme.STATIC8_WIDE, "rounding; bias", rounded)
+    yield _ours(bench, Scheme.STATIC8_WIDE, "rounding", rounded)
 
 
 def _four_bit_rows(bench: Bench) -> Iterator[Row]:
     yield _ours(bench, Scheme.WEIGHT4, "", (bench.model, ()))
+    four = BiasCorrection(weights=Affine(bits=4, axis=0))
+    yield _ours(
+        bench, Scheme.WEIGHT4, "bias", (correct_biases(bench.model, bench.data.calibration, four), ())
+    )
+    worse = _rounded_and_corrected(bench.model, bench.data.calibration, Reconstruction(bits=4))
+    yield _ours(bench, Scheme.WEIGHT4, "rounding; bias", worse)
     rounded = _rounded(bench.model, bench.data.calibration, Reconstruction(bits=4))
-    yield _ours(bench, Scheme.WEIGHT4, "rounding; bias", rounded)
+    yield _ours(bench, Scheme.WEIGHT4, "rounding", rounded)
     ranked = _most_sensitive(bench, Probe(weights=Affine(bits=4, axis=0)))
     eight = ranked[: len(ranked) // 3]
     settings = Reconstruction(bits=4, exceptions=tuple((path, 8) for path in eight))
     mixed = _rounded(bench.model, bench.data.calibration, settings)
     exceptions = dict.fromkeys(eight, Scheme.WEIGHT8)
-    words = "rounding; bias; most sensitive third of the layers in 8 bits"
+    words = "rounding; most sensitive third of the layers in 8 bits"
     yield _ours(bench, Scheme.WEIGHT4, words, mixed, exceptions=exceptions)
 
 
@@ -190,6 +196,11 @@ def _ours(
 
 
 def _rounded(model: nn.Module, samples: Samples, settings: Reconstruction) -> Repaired:
+    found = reconstruct(model, samples, settings)
+    return found.model, found.grids
+
+
+def _rounded_and_corrected(model: nn.Module, samples: Samples, settings: Reconstruction) -> Repaired:
     """Reconstructed weights, and biases that make up for what is left."""
     found = reconstruct(model, samples, settings)
     corrected = correct_biases(model, samples, weights=found.weights)
