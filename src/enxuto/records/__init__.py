@@ -2,6 +2,7 @@
 
 from .codec import from_json, read, to_json, write, write_atomically
 from .columns import Columns, Ragged
+from .coverage import Coverage, CoverageRow, Kind
 from .device import Allocator, Basis, Device, Figure
 from .explanation import (
     Alternative,
@@ -39,6 +40,7 @@ from .plan import (
     SmallerBatch,
     Status,
 )
+from .recipe import Calibration, Override, Ranges, Recipe, Scheme
 from .timeline import (
     CATEGORIES,
     CATEGORY_CODE,
@@ -80,6 +82,7 @@ __all__ = [
     "Block",
     "Blocks",
     "Budget",
+    "Calibration",
     "Call",
     "Calls",
     "Category",
@@ -89,6 +92,8 @@ __all__ = [
     "Checkpoint",
     "Columns",
     "Cost",
+    "Coverage",
+    "CoverageRow",
     "CurveSample",
     "Device",
     "Difference",
@@ -104,6 +109,7 @@ __all__ = [
     "HostAllocator",
     "InferenceMode",
     "Instant",
+    "Kind",
     "LargestBatch",
     "Lever",
     "MicroBatches",
@@ -114,15 +120,19 @@ __all__ = [
     "Ops",
     "OptimizerInBackward",
     "Outcome",
+    "Override",
     "Owner",
     "Phase",
     "PhaseCost",
     "PhaseSpan",
     "Plan",
     "Ragged",
+    "Ranges",
+    "Recipe",
     "Refusal",
     "Save",
     "Saves",
+    "Scheme",
     "Share",
     "Site",
     "SiteShare",

@@ -124,6 +124,15 @@ def test_exceptions_hold_by_weight_and_by_node_and_the_last_one_wins(
     assert sqnr_db(original, run_onnx(tmp_path / "out.onnx", images())) > 12
 
 
+def test_a_static_bias_costs_four_bytes_a_channel(small_file: Path, tmp_path: Path) -> None:
+    quantize_onnx(small_file, tmp_path / "out.onnx", Recipe(), samples=images())
+    covered = cover(tmp_path / "out.onnx")
+    assert covered.bytes_of(Kind.BIAS) == 4 * (16 + 16 + 24 + 64 + 10)
+    weights = [row for row in covered.rows if row.kind is Kind.SCALE and "weight" in row.name]
+    assert sum(row.nbytes for row in weights) == 5 * (16 + 16 + 24 + 64 + 10)  # a scale and a zero point each
+    assert not [row for row in covered.rows if row.kind is Kind.SCALE and "bias" in row.name]
+
+
 def test_small_weights_are_left_and_said_to_be_small(small_file: Path, tmp_path: Path) -> None:
     recipe = Recipe(default=Scheme.WEIGHT8, smallest=1000)
     quantize_onnx(small_file, tmp_path / "out.onnx", recipe)
