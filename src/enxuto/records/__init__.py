@@ -2,7 +2,7 @@
 
 from .codec import from_json, read, to_json, write, write_atomically
 from .columns import Columns, Ragged
-from .coverage import Coverage, CoverageRow, Kind
+from .coverage import Coverage, CoverageKind, CoverageRow
 from .device import Allocator, Basis, Device, Figure
 from .explanation import (
     Alternative,
@@ -93,6 +93,7 @@ __all__ = [
     "Columns",
     "Cost",
     "Coverage",
+    "CoverageKind",
     "CoverageRow",
     "CurveSample",
     "Device",
@@ -109,7 +110,6 @@ __all__ = [
     "HostAllocator",
     "InferenceMode",
     "Instant",
-    "Kind",
     "LargestBatch",
     "Lever",
     "MicroBatches",

@@ -9,7 +9,7 @@ from typing import ClassVar
 from . import codec
 
 
-class Kind(Enum):
+class CoverageKind(Enum):
     """What a stored tensor is, and so why it has the bits that it has."""
 
     QUANTIZED = "quantized"  # a weight in fewer bits
@@ -28,7 +28,7 @@ class CoverageRow:
 
     name: str
     op: str
-    kind: Kind
+    kind: CoverageKind
     bits: int
     elements: int
     nbytes: int
@@ -58,11 +58,15 @@ class Coverage:
     @property
     def quantized_ratio(self) -> float:
         """The share of weight values (not scales, not indices) that is stored in fewer bits."""
-        weights = [row for row in self.rows if row.kind not in (Kind.SCALE, Kind.INDEX)]
+        weights = [row for row in self.rows if row.kind not in (CoverageKind.SCALE, CoverageKind.INDEX)]
         total = sum(row.elements for row in weights)
-        return sum(row.elements for row in weights if row.kind is Kind.QUANTIZED) / total if total else 0.0
+        return (
+            sum(row.elements for row in weights if row.kind is CoverageKind.QUANTIZED) / total
+            if total
+            else 0.0
+        )
 
-    def bytes_of(self, kind: Kind) -> int:
+    def bytes_of(self, kind: CoverageKind) -> int:
         """Bytes of the tensors of one kind; over all kinds they sum to `weight_bytes`."""
         return sum(row.nbytes for row in self.rows if row.kind is kind)
 

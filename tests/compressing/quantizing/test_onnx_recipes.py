@@ -15,7 +15,7 @@ from enxuto.compressing.quantizing.graph import initializers, read_onnx, values_
 from enxuto.compressing.quantizing.grids import Grid, GridIndex
 from enxuto.compressing.quantizing.onnx_recipes import quantize_onnx, weight_names
 from enxuto.errors import UsageError
-from enxuto.records.coverage import Coverage, Kind
+from enxuto.records.coverage import Coverage, CoverageKind
 from enxuto.records.recipe import Calibration, Ranges, Recipe, Scheme
 from enxuto.samples import Samples
 from tests.compressing.quantizing.nets import SmallNet, exported, images, run_onnx, tokens
@@ -57,13 +57,13 @@ def test_every_scheme_runs_shrinks_and_is_covered(
     assert sqnr_db(original, other) > LEAST_DB[scheme]
     covered = cover(target, recipe)
     assert covered.weight_bytes + covered.overhead_bytes == target.stat().st_size == covered.file_bytes
-    assert sum(covered.bytes_of(kind) for kind in Kind) == covered.weight_bytes
+    assert sum(covered.bytes_of(kind) for kind in CoverageKind) == covered.weight_bytes
     assert covered.overhead_bytes > 0
     if scheme is Scheme.FLOAT32:
         assert covered.quantized_ratio == 0
         return
     assert covered.quantized_ratio > (0.7 if net == "sequence" else 0.95)
-    bits = {row.bits for row in covered.rows if row.kind is Kind.QUANTIZED and row.elements > 1000}
+    bits = {row.bits for row in covered.rows if row.kind is CoverageKind.QUANTIZED and row.elements > 1000}
     assert BITS[scheme] in bits and bits <= {4, 8, 16}
 
 
@@ -113,7 +113,7 @@ def test_exceptions_hold_by_weight_and_by_node_and_the_last_one_wins(
     quantize_onnx(small_file, tmp_path / "out.onnx", recipe, samples=images())
     model = read_onnx(tmp_path / "out.onnx")
     rows = {row.name: row for row in cover(tmp_path / "out.onnx", recipe).rows}
-    assert rows["features.0.weight"].kind is Kind.EXCLUDED
+    assert rows["features.0.weight"].kind is CoverageKind.EXCLUDED
     assert (
         next(row for row in rows.values() if row.op == "MatMulNBits" and row.bits == 4).elements >= 64 * 384
     )
@@ -127,25 +127,25 @@ def test_exceptions_hold_by_weight_and_by_node_and_the_last_one_wins(
 def test_a_static_bias_costs_four_bytes_a_channel(small_file: Path, tmp_path: Path) -> None:
     quantize_onnx(small_file, tmp_path / "out.onnx", Recipe(), samples=images())
     covered = cover(tmp_path / "out.onnx")
-    assert covered.bytes_of(Kind.BIAS) == 4 * (16 + 16 + 24 + 64 + 10)
-    weights = [row for row in covered.rows if row.kind is Kind.SCALE and "weight" in row.name]
+    assert covered.bytes_of(CoverageKind.BIAS) == 4 * (16 + 16 + 24 + 64 + 10)
+    weights = [row for row in covered.rows if row.kind is CoverageKind.SCALE and "weight" in row.name]
     assert sum(row.nbytes for row in weights) == 5 * (16 + 16 + 24 + 64 + 10)  # a scale and a zero point each
-    assert not [row for row in covered.rows if row.kind is Kind.SCALE and "bias" in row.name]
+    assert not [row for row in covered.rows if row.kind is CoverageKind.SCALE and "bias" in row.name]
 
 
 def test_small_weights_are_left_and_said_to_be_small(small_file: Path, tmp_path: Path) -> None:
     recipe = Recipe(default=Scheme.WEIGHT8, smallest=1000)
     quantize_onnx(small_file, tmp_path / "out.onnx", recipe)
     rows = {row.name: row for row in cover(tmp_path / "out.onnx", recipe).rows}
-    assert rows["features.0.weight"].kind is Kind.SMALL  # 432 elements
-    assert rows["hidden.weight_quantized"].kind is Kind.QUANTIZED
-    assert rows["hidden.bias"].kind is Kind.BIAS
+    assert rows["features.0.weight"].kind is CoverageKind.SMALL  # 432 elements
+    assert rows["hidden.weight_quantized"].kind is CoverageKind.QUANTIZED
+    assert rows["hidden.bias"].kind is CoverageKind.BIAS
 
 
 def test_norms_and_indices_are_named(sequence_file: Path, tmp_path: Path) -> None:
     quantize_onnx(sequence_file, tmp_path / "out.onnx", Recipe(default=Scheme.WEIGHT8))
     covered = cover(tmp_path / "out.onnx")
-    assert covered.bytes_of(Kind.NORM) == 2 * 32 * 4
+    assert covered.bytes_of(CoverageKind.NORM) == 2 * 32 * 4
     assert any("embedding" in row.name and row.bits == 8 for row in covered.rows)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...records.coverage import Coverage, CoverageRow, Kind
+from ...records.coverage import Coverage, CoverageKind, CoverageRow
 from ...records.recipe import Recipe, Scheme
 from .graph import WEIGHT_INPUTS, read_onnx, readers
 
@@ -86,39 +86,39 @@ def _row(tensor: TensorProto, users: Users, recipe: Recipe) -> CoverageRow:
     bits, elements = bits_of(tensor), _elements(tensor)
     nbytes = -(-elements * bits // 8)
     kind, op = _kind(tensor, users, recipe)
-    if op == "MatMulNBits" and kind is Kind.QUANTIZED:  # bytes of packed codes
+    if op == "MatMulNBits" and kind is CoverageKind.QUANTIZED:  # bytes of packed codes
         bits, elements = 4, elements * 2
     return CoverageRow(name=tensor.name, op=op, kind=kind, bits=bits, elements=elements, nbytes=nbytes)
 
 
-def _kind(tensor: TensorProto, users: Users, recipe: Recipe) -> tuple[Kind, str]:
+def _kind(tensor: TensorProto, users: Users, recipe: Recipe) -> tuple[CoverageKind, str]:
     """What a tensor is, by its first reader; and the op that it serves."""
     if not users:
-        return Kind.UNSUPPORTED, "unread"
+        return CoverageKind.UNSUPPORTED, "unread"
     first, position = users[0]
     last, last_position = users[-1]
     if position in _SCALES.get(first.op_type, ()):
-        return Kind.SCALE, first.op_type
+        return CoverageKind.SCALE, first.op_type
     if last.op_type in _NORMS:
-        return Kind.NORM, last.op_type
+        return CoverageKind.NORM, last.op_type
     if last.op_type in WEIGHT_INPUTS and last_position > max(WEIGHT_INPUTS[last.op_type]):
-        return Kind.BIAS, last.op_type
+        return CoverageKind.BIAS, last.op_type
     if position in _CODES.get(first.op_type, ()) or _is_half(tensor):
-        return Kind.QUANTIZED, first.op_type if first.op_type not in _UNFOLDING else last.op_type
+        return CoverageKind.QUANTIZED, first.op_type if first.op_type not in _UNFOLDING else last.op_type
     if not _is_float(tensor):
-        return Kind.INDEX, first.op_type
+        return CoverageKind.INDEX, first.op_type
     if last.op_type == "Add" and len([size for size in tensor.dims if size > 1]) <= 1:
-        return Kind.BIAS, last.op_type
+        return CoverageKind.BIAS, last.op_type
     return _left_out(tensor, first, position, recipe), first.op_type
 
 
-def _left_out(tensor: TensorProto, node: NodeProto, position: int, recipe: Recipe) -> Kind:
+def _left_out(tensor: TensorProto, node: NodeProto, position: int, recipe: Recipe) -> CoverageKind:
     """Why a float tensor is still one."""
     if position not in WEIGHT_INPUTS.get(node.op_type, ()):
-        return Kind.UNSUPPORTED
+        return CoverageKind.UNSUPPORTED
     if _scheme(tensor.name, node.name, recipe) is Scheme.FLOAT32:
-        return Kind.EXCLUDED
-    return Kind.SMALL if _elements(tensor) < recipe.smallest else Kind.UNSUPPORTED
+        return CoverageKind.EXCLUDED
+    return CoverageKind.SMALL if _elements(tensor) < recipe.smallest else CoverageKind.UNSUPPORTED
 
 
 def _scheme(tensor: str, node: str, recipe: Recipe) -> Scheme:
