@@ -1,17 +1,5 @@
 """Every frozen record that passes between the stages, and its versioned JSON."""
 
-from .certificate import (
-    Certificate,
-    ClassDrop,
-    Counts,
-    Decision,
-    Judged,
-    Judgement,
-    Looks,
-    Recheck,
-    Rechecked,
-    Scores,
-)
 from .artefact import (
     Artefact,
     Flags,
@@ -24,9 +12,22 @@ from .artefact import (
     TensorSignature,
     ThreadFlags,
 )
+from .certificate import (
+    Certificate,
+    ClassDrop,
+    Counts,
+    Decision,
+    Judged,
+    Judgement,
+    Looks,
+    Recheck,
+    Rechecked,
+    Scores,
+)
 from .codec import from_json, read, to_json, write, write_atomically
-from .compression import Candidate, Compressed, LayerNeed, Limits, Repair, Settings
 from .columns import Columns, Ragged
+from .compression import Candidate, Compressed, LayerNeed, Limits, Repair, Settings
+from .coverage import Coverage, CoverageKind, CoverageRow
 from .device import Allocator, Basis, Device, Figure
 from .explanation import (
     Alternative,
@@ -68,6 +69,7 @@ from .plan import (
     Status,
 )
 from .rebuild import Counted, Edit, Fold, LowRank, Rebuild, Reshape, Resized
+from .recipe import Calibration, Override, Ranges, Recipe, Scheme
 from .timeline import (
     CATEGORIES,
     CATEGORY_CODE,
@@ -96,12 +98,6 @@ from .timeline import (
 from .verdict import Check, Fitted, Outcome, Verdict
 
 __all__ = [
-    "Candidate",
-    "Compressed",
-    "LayerNeed",
-    "Limits",
-    "Repair",
-    "Settings",
     "CATEGORIES",
     "CATEGORY_CODE",
     "PHASES",
@@ -116,8 +112,10 @@ __all__ = [
     "Block",
     "Blocks",
     "Budget",
+    "Calibration",
     "Call",
     "Calls",
+    "Candidate",
     "Category",
     "CategoryCurve",
     "Certificate",
@@ -126,9 +124,13 @@ __all__ = [
     "Checkpoint",
     "ClassDrop",
     "Columns",
+    "Compressed",
     "Cost",
     "Counted",
     "Counts",
+    "Coverage",
+    "CoverageKind",
+    "CoverageRow",
     "CurveSample",
     "Decision",
     "Device",
@@ -140,8 +142,8 @@ __all__ = [
     "Figure",
     "Finding",
     "Fitted",
-    "Fold",
     "Flags",
+    "Fold",
     "FrontierPoint",
     "FrozenBatchNorm",
     "Growth",
@@ -153,7 +155,9 @@ __all__ = [
     "Judgement",
     "LargestBatch",
     "LatencyRatio",
+    "LayerNeed",
     "Lever",
+    "Limits",
     "Looks",
     "LowRank",
     "MicroBatches",
@@ -167,6 +171,7 @@ __all__ = [
     "OptimizationLevel",
     "OptimizerInBackward",
     "Outcome",
+    "Override",
     "Owner",
     "PeakBasis",
     "Phase",
@@ -175,16 +180,21 @@ __all__ = [
     "Plan",
     "Quartiles",
     "Ragged",
+    "Ranges",
     "Rebuild",
     "Recheck",
     "Rechecked",
+    "Recipe",
     "Refusal",
+    "Repair",
     "Reshape",
     "Resized",
     "RuntimeCost",
     "Save",
     "Saves",
+    "Scheme",
     "Scores",
+    "Settings",
     "Share",
     "SingleTensorStep",
     "Site",

