@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..records import judge
+from ..records.certificate import judge
 from ..samples import Samples
 from ..verifying import Fidelity, fidelity, top1
 from ..verifying.quality import evidence_of

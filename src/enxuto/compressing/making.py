@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..samples import Samples
 from .folding import fold_batch_norms
 from .quantizing import (
     FineTuning,
+    Grid,
     Reconstruction,
     correct_biases,
     equalise,
@@ -42,7 +43,7 @@ class Making:
 
     calibrate: Samples
     train: Samples
-    fine_tuning: FineTuning = FineTuning()
+    fine_tuning: FineTuning = field(default_factory=FineTuning)
 
     def make(self, model: nn.Module, settings: Settings, path: Path) -> None:
         """Write the artefact of a (pruned) module under settings, whole or not at all.
@@ -56,7 +57,8 @@ class Making:
             return _fine_tuned(self, folded, path)
         if Repair.EQUALISE in settings.repairs:
             folded = equalise(folded).model
-        grids, weights = (), None
+        grids: tuple[Grid, ...] = ()
+        weights = None
         if Repair.RECONSTRUCT in settings.repairs:
             kept = {override.name for override in settings.recipe.overrides}
             found = reconstruct(folded, self.calibrate.first(_RECONSTRUCTED), Reconstruction())
