@@ -17,7 +17,16 @@ from torch import nn
 
 from .. import __version__
 from ..errors import UsageError, UserCodeError
-from ..records import Candidate, Certificate, Compressed, Decision, Limits, OnnxRuntimeFlags, write
+from ..records import (
+    Candidate,
+    Certificate,
+    Compressed,
+    Decision,
+    Limits,
+    OnnxRuntimeFlags,
+    OptimizationLevel,
+    write,
+)
 from ..samples import Samples, Splits
 from ..verifying import Ledger, Runnable, certify
 from ..workload import Workload
@@ -25,7 +34,8 @@ from .judging import Judge, Metric
 from .levels import Levels
 from .making import Making
 from .runtimes import runtime
-from .runtimes.tuning import tune
+from .runtimes.onnx_runtime import OnnxRuntime
+from .runtimes.tuning import Grid, tune
 from .search import Effort, Search
 
 
@@ -142,12 +152,12 @@ def _finals(
     looks = 0
     for index in order:
         tuned = _tuned(search, rows[index])
+        artefact, tuned = _prepared(search, tuned)
         rows[index] = replace(tuned, refused=search.broken(tuned))
         if rows[index].refused or looks == finalists:
             continue
         search.say("certifying on samples that chose nothing")
         looks += 1
-        artefact = search.artefact(rows[index])
         candidate = _as_runtime_runs(artefact, rows[index].flags)
         certificate = certify(
             model, candidate, splits.certify, tolerance=search.limits.max_drop, metric=metric,
@@ -186,6 +196,7 @@ def _tuned(search: Search, row: Candidate) -> Candidate:
         search.artefact(row),
         search.example,
         ram=limits.ram,
+        grid=Grid(external_data=(False,)),  # one file to ship
         cache=search.folder / "tuning",
         progress=search.say,
     )
@@ -194,8 +205,22 @@ def _tuned(search: Search, row: Candidate) -> Candidate:
     return replace(row, flags=found.best.flags, ram_bytes=found.best.cost.above_base_bytes)
 
 
+def _prepared(search: Search, row: Candidate) -> tuple[Path, Candidate]:
+    """The file that is shipped: where the runtime's settings ask for it, the graph optimized ahead."""
+    artefact, flags = search.artefact(row), row.flags
+    if not isinstance(flags, OnnxRuntimeFlags) or not flags.ahead:
+        return artefact, row
+    ahead = artefact.with_suffix(".ahead.onnx")
+    made = OnnxRuntime().prepare(artefact, flags, ahead)
+    if flags.level is OptimizationLevel.ALL:
+        search.notes.append(
+            "the file is optimized ahead for the vector width of this CPU: build it where it will run"
+        )
+    return ahead, replace(row, file_bytes=made.file_bytes, gzip_bytes=made.gzip_bytes, sha256=made.sha256)
+
+
 def _as_runtime_runs(path: Path, flags: Any) -> Runnable:
-    loaded = runtime().load(path, flags if isinstance(flags, OnnxRuntimeFlags) and not flags.ahead else None)
+    loaded = runtime().load(path, flags)
 
     def run(*inputs: torch.Tensor) -> Any:
         return loaded(*(tensor.numpy() for tensor in inputs))[0]
