@@ -50,7 +50,7 @@ def compress(
     higher_is_better: bool = True,
     effort: Effort | None = None,
     smallest: bool | None = None,
-    finalists: int = 1,
+    finalists: int = 2,
     seed: int = 0,
     change: Callable[[Any], Any] | None = None,
     progress: Callable[[str], None] | None = None,

@@ -62,7 +62,13 @@ class Judge:
 
     def see(self, run: Callable[..., Any]) -> Seen:
         """A candidate by its outputs; `run` takes arrays."""
-        outputs = self._run(lambda *inputs: run(*(tensor.numpy() for tensor in inputs)))
+        return self._seen(self._run(lambda *inputs: run(*(tensor.numpy() for tensor in inputs))))
+
+    def see_module(self, model: nn.Module) -> Seen:
+        """A network as torch runs it."""
+        return self._seen(self._run(_in_eval(model)))
+
+    def _seen(self, outputs: Tensor) -> Seen:
         scores = self._score(outputs)
         evidence = evidence_of(self._scores, scores, higher_is_better=self.higher_is_better)
         found = judge(evidence, tolerance=self.tolerance, error=_ERROR)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UndecidableError, UsageError
-from ..records import Recipe, Repair, Scheme, Settings
+from ..records import Coverage, Recipe, Repair, Scheme, Settings
 from ..samples import Samples
 from .folding import fold_batch_norms
 from .quantizing import (
@@ -20,12 +20,14 @@ from .quantizing import (
     Grid,
     Reconstruction,
     correct_biases,
+    cover,
     equalise,
     fine_tune_quantized,
     quantize_onnx,
     reconstruct,
 )
 from .runtimes.onnx_runtime import OnnxRuntime
+from .slimming import slim
 
 _RECONSTRUCTED = 512  # samples whose inputs weigh the rounding
 _CALIBRATED = 512  # samples whose activations set the ranges
@@ -45,8 +47,11 @@ class Making:
     train: Samples
     fine_tuning: FineTuning = field(default_factory=FineTuning)
 
-    def make(self, model: nn.Module, settings: Settings, path: Path) -> None:
+    def make(self, model: nn.Module, settings: Settings, path: Path) -> Coverage:
         """Write the artefact of a (pruned) module under settings, whole or not at all.
+
+        Returns:
+            Its stored tensors, under the names that the module has for them.
 
         Raises:
             UsageError: the module cannot be exported, or a repair does not fit it.
@@ -54,7 +59,8 @@ class Making:
         """
         folded = folded_or_plain(model)
         if Repair.FINE_TUNE in settings.repairs:
-            return _fine_tuned(self, folded, path)
+            _fine_tuned(self, folded, path)
+            return _slimmed(path, settings.recipe)
         if Repair.EQUALISE in settings.repairs:
             folded = equalise(folded).model
         grids: tuple[Grid, ...] = ()
@@ -70,6 +76,7 @@ class Making:
         if Repair.CORRECT in settings.repairs:
             folded = correct_biases(folded, self.calibrate, weights=weights)
         export(folded, self.calibrate, settings.recipe, path, grids=grids)
+        return _slimmed(path, settings.recipe)
 
 
 def export(module: nn.Module, calibrate: Samples, recipe: Recipe, path: Path, *, grids: Any = ()) -> None:
@@ -82,6 +89,12 @@ def export(module: nn.Module, calibrate: Samples, recipe: Recipe, path: Path, *,
             return
         samples = calibrate.first(_CALIBRATED) if recipe.needs_data else None
         quantize_onnx(plain, path, recipe, samples=samples, grids=grids)
+
+
+def _slimmed(path: Path, recipe: Recipe) -> Coverage:
+    coverage = cover(path, recipe)
+    slim(path)
+    return coverage
 
 
 def folded_or_plain(model: nn.Module) -> nn.Module:

@@ -19,6 +19,7 @@ from torch import nn
 from ..errors import UsageError
 from ..records import (
     Candidate,
+    Coverage,
     LayerNeed,
     Limits,
     OnnxRuntimeFlags,
@@ -32,7 +33,7 @@ from .distilling import Distillation
 from .judging import Judge
 from .levels import Levels
 from .making import Making, folded_or_plain
-from .quantizing import cover, sensitivity
+from .quantizing import sensitivity
 from .runtimes import runtime
 from .runtimes.measuring import compare_latency, measure
 
@@ -127,8 +128,11 @@ class Search:
     def holds(self, row: Candidate) -> bool:
         """Whether quality holds on the choosing samples: the drop is bounded, or, where they are too few for a
         bound, at most half of what is allowed."""
+        return self._bounded(row.drop, row.upper_drop)
+
+    def _bounded(self, drop: float, upper: float) -> bool:
         allowed = self.limits.max_drop
-        return row.upper_drop <= allowed or (not self._enough and row.drop <= allowed / 2)
+        return upper <= allowed or (not self._enough and drop <= allowed / 2)
 
     def within(self, row: Candidate) -> bool:
         """Whether the sizes, memory and latency that were measured keep the limits."""
@@ -185,9 +189,14 @@ class Search:
             self.rows.append(row)
             if self.holds(row):
                 return True
-            if self._over():
+            if self._over() or not self._float_holds(model):
                 break
         return False
+
+    def _float_holds(self, model: nn.Module) -> bool:
+        """Whether quality holds before anything is rounded: else no repair of rounding can help."""
+        seen = self.judge.see_module(model)
+        return self._bounded(seen.drop, seen.upper)
 
     def _rungs(self, path: tuple[float, ...], model: nn.Module) -> Iterator[Settings]:
         """8 bits plainly, then each repair, the most sensitive layers in 32 bits, and fine-tuning last."""
@@ -223,14 +232,16 @@ class Search:
         self.say(f"making {_words(settings)}")
         path = self._file(settings, "onnx")
         asked = settings or Settings(kept_ratio=1.0, repairs=(), recipe=Recipe(default=Scheme.FLOAT32))
-        self.making.make(model, asked, path)
-        row = self._measured(settings, model, path, asked.recipe)
+        coverage = self.making.make(model, asked, path)
+        row = self._measured(settings, model, path, coverage)
         write_atomically(self._file(settings, "json"), msgspec.json.encode(row))
         return row
 
-    def _measured(self, settings: Settings | None, model: nn.Module, path: Path, recipe: Recipe) -> Candidate:
+    def _measured(
+        self, settings: Settings | None, model: nn.Module, path: Path, coverage: Coverage
+    ) -> Candidate:
         ort, flags = runtime(), OnnxRuntimeFlags()
-        artefact, coverage = ort.describe(path), cover(path, recipe)
+        artefact = ort.describe(path)
         seen = self.judge.see(ort.load(path))
         row = Candidate(
             settings=settings,
