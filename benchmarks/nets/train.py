@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.nets import NETS, fashion, log_path, weights_path
+from enxuto.errors import UsageError
 from enxuto.records import write_atomically
 from enxuto.samples import Samples
 
@@ -165,11 +166,11 @@ class Training:
         """Go on from what `save` kept.
 
         Raises:
-            ValueError: it was kept by another recipe.
+            UsageError: it was kept by another recipe.
         """
         state = torch.load(path, weights_only=True)
         if state["recipe"] != asdict(self.recipe):
-            raise ValueError(
+            raise UsageError(
                 f"{path} was trained by {state['recipe']}, not {self.recipe}: start without --resume"
             )
         self.model.load_state_dict(state["model"])
