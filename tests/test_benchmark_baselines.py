@@ -58,10 +58,15 @@ class Broken:
 
 def test_a_row_says_what_its_file_does(tmp_path: Path) -> None:
     net = small()
-    bench = Bench(data=DATA, test=TEST, folder=tmp_path)
+    with torch.no_grad():
+        said = net(TEST.inputs[0]).argmax(1)
+    assert TEST.targets is not None
+    targets = torch.where(torch.arange(500) < 400, said, TEST.targets)  # the net is right more often than not
+    right = (said == targets).numpy()
+
+    bench = Bench(data=DATA, test=Samples(TEST.inputs, targets), folder=tmp_path)
     plain = bench.row("small", net, Float32())
     int8 = bench.row("small", net, OnnxruntimeInt8())
-    assert TEST.targets is not None
 
     path = artefact(net, OnnxruntimeInt8(), DATA, folder=tmp_path)
     content = path.read_bytes()
@@ -69,13 +74,10 @@ def test_a_row_says_what_its_file_does(tmp_path: Path) -> None:
     assert int8.gzip_bytes == len(gzip.compress(content, 9, mtime=0))
     assert int8.sha256 == hashlib.sha256(content).hexdigest()
 
-    with torch.no_grad():
-        right = (net(TEST.inputs[0]).argmax(1) == TEST.targets).numpy()
-    mine = baselines.logits(path, TEST, batch=7).argmax(1) == TEST.targets.numpy()
+    mine = baselines.logits(path, TEST, batch=7).argmax(1) == targets.numpy()
     assert (plain.n, plain.right, plain.hurt, plain.helped) == (500, right.sum(), 0, 0)
     assert (int8.n, int8.right) == (500, mine.sum())
-    assert int8.hurt == (right & ~mine).sum() > 0
-    assert int8.helped == (mine & ~right).sum() > 0
+    assert int8.hurt == (right & ~mine).sum() > (mine & ~right).sum() == int8.helped
     assert int8.accuracy == int8.right / 500
 
     assert bench.row("small", net, OnnxruntimeInt8()) is int8  # kept, not measured again
