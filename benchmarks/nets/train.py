@@ -54,8 +54,8 @@ class Recipe:
 
 RECIPES = {
     "vgg_style": Recipe(epochs=12, peak_rate=0.06),
-    "resnet_style": Recipe(epochs=16, peak_rate=0.15),
-    "mobilenet_style": Recipe(epochs=20, peak_rate=0.2, weight_decay=1e-4),
+    "resnet_style": Recipe(epochs=12, peak_rate=0.15),
+    "mobilenet_style": Recipe(epochs=14, peak_rate=0.2, weight_decay=1e-4),
 }
 
 #: Test accuracy that each net has to reach, as a share of the 10,000.
