@@ -240,6 +240,15 @@ def test_the_log_reaches_the_bar_and_belongs_to_the_recipe(name: str) -> None:
 
 
 @needs_weights
+@every_net
+def test_the_readme_shows_what_the_log_says(name: str) -> None:
+    log = json.loads(log_path(name).read_text())
+    cells = name, f"{PARAMETERS[name]:,}", f"{MACS[name]:,}", str(len(log["epochs"]))
+    row = "| " + " | ".join((*cells, f"{log['test_accuracy']:.2%}", f"{log['cpu_seconds']:.0f}")) + " |"
+    assert row in log_path(name).with_name("README.md").read_text().splitlines()
+
+
+@needs_weights
 @needs_pictures
 @every_net
 def test_the_weights_are_as_good_as_the_log_says(name: str) -> None:
