@@ -18,11 +18,13 @@ from torch import nn
 
 from ..errors import UsageError
 from ..records import (
+    Calibration,
     Candidate,
     Coverage,
     LayerNeed,
     Limits,
     OnnxRuntimeFlags,
+    Ranges,
     Recipe,
     Repair,
     Scheme,
@@ -102,7 +104,9 @@ class Search:
         self.say("measuring the original in its runtime")
         self.rows.append(self._original())
         held: tuple[float, ...] = ()
-        if not self._level(held) and not self.smallest and self._satisfied():
+        self.layers = self._needs(self.levels.original)
+        self._level(held)
+        if self._satisfied() and not self.smallest:
             return self.rows
         failed = 0.0
         while not self._over():
@@ -199,22 +203,29 @@ class Search:
         return self._bounded(seen.drop, seen.upper)
 
     def _rungs(self, path: tuple[float, ...], model: nn.Module) -> Iterator[Settings]:
-        """8 bits plainly, then each repair, the most sensitive layers in 32 bits, and fine-tuning last."""
+        """8 bits plainly, then each repair, wider activations, only weights in 8 bits, and the worst layers spared."""
         share = path[-1] if path else 1.0
-        recipe = Recipe(default=Scheme.STATIC8)
-        yield Settings(kept_ratio=share, repairs=(), recipe=recipe)
-        corrected = (Repair.EQUALISE, Repair.CORRECT)
-        yield Settings(kept_ratio=share, repairs=corrected, recipe=recipe)
-        rebuilt = (Repair.EQUALISE, Repair.RECONSTRUCT)
-        yield Settings(kept_ratio=share, repairs=rebuilt, recipe=recipe)
+        plain = Recipe(default=Scheme.STATIC8)
+        trimmed = replace(plain, calibration=Calibration(ranges=Ranges.PERCENTILE))
+        rebuilt = (Repair.RECONSTRUCT,)
+        ladder: list[tuple[tuple[Repair, ...], Recipe]] = [
+            ((), plain),
+            ((), trimmed),
+            ((Repair.EQUALISE, Repair.CORRECT), trimmed),
+            (rebuilt, trimmed),
+        ]
         if self.effort.fine_tune:
-            yield Settings(kept_ratio=share, repairs=(Repair.FINE_TUNE,), recipe=recipe)
+            ladder.append(((Repair.FINE_TUNE,), plain))
+        ladder += [
+            (rebuilt, replace(trimmed, default=Scheme.STATIC8_WIDE)),
+            (rebuilt, replace(plain, default=Scheme.WEIGHT8)),
+        ]
+        for repairs, recipe in ladder:
+            yield Settings(kept_ratio=share, repairs=repairs, recipe=recipe)
         needs = self._needs(model)
-        self.layers = self.layers or needs
         for spared in self.effort.spared:
             names = [f"{need.layer}.weight" for need in needs[:spared]]
-            kept = recipe.with_override(names, Scheme.FLOAT32)
-            yield Settings(kept_ratio=share, repairs=(), recipe=kept)
+            yield Settings(kept_ratio=share, repairs=(), recipe=trimmed.with_override(names, Scheme.FLOAT32))
 
     def _needs(self, model: nn.Module) -> tuple[LayerNeed, ...]:
         found = sensitivity(folded_or_plain(model), self.making.calibrate.first(_PROBED))
