@@ -80,7 +80,13 @@ class Levels:
         self.say(f"teaching {share:.1%} of the parameters for {self.distillation.epochs} epochs")
         checkpoint = self._file(path, "distil.safetensors")
         distil(
-            self.original, cut.model, self.train, self.distillation, checkpoint=checkpoint, change=self.change
+            self.original,
+            cut.model,
+            self.train,
+            self.distillation,
+            checkpoint=checkpoint,
+            change=self.change,
+            progress=self.say,
         )
         rebuilt = edits.then(cut.spec)
         self._write(path, cut.model, rebuilt)
