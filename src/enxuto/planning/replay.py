@@ -50,7 +50,9 @@ class Replay:
     starts: Array = field(init=False)  # of a block's rows in `row_end`
     row_end: Array = field(init=False)  # the instant at which a reason ends
     untouched: Array = field(init=False)  # bytes of all other blocks, at each instant
-    _always: Array = field(init=False)  # whether a reason is there without any option
+    _always_ends: Array = field(
+        init=False
+    )  # the same of the reasons that are there without any option; else 0
     _base: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,12 +66,12 @@ class Replay:
         place[order] = np.arange(len(order))
         owner, self.starts = np.unique(block[order], return_index=True)
         self.row_end = self._point(end[order])
-        self._always = np.ones(len(order), bool)
+        self._always_ends = self.row_end.copy()
         self.sizes = t.blocks.nbytes[owner].astype(np.float64)
         self.born = self._point(position(t.blocks.born[owner]))
         self.options = []
         for edit, killed, held in zip(self.edits, killers, holders, strict=True):
-            self._always[place[held]] = False
+            self._always_ends[place[held]] = 0
             self.options.append(self._option(edit, place[killed], place[held]))
         self._base = self._constant(touched)
 
@@ -83,26 +85,28 @@ class Replay:
         options = [self.options[index] for index in chosen]
         if not options:
             return curve
-        heights = [curve[option.rerun_points] + option.heights for option in options]
-        return np.concatenate([curve, *heights])
+        reruns = curve[np.concatenate([option.rerun_points for option in options])]
+        return np.concatenate([curve, reruns + np.concatenate([option.heights for option in options])])
 
     def curve(self, chosen: Sequence[int]) -> Array:
         """Bytes alive at each of `points`; what runs again stands on top, and is not in it."""
-        active = self._always
-        if chosen:
-            active = active.copy()
-            for index in chosen:
-                active[self.options[index].holds] = True
-            for index in chosen:
-                active[self.options[index].killed] = False
+        ends = self._always_ends
+        at, weights = [], []
+        if chosen:  # many small arrays at once: a call for each takes most of the time
+            options = [self.options[index] for index in chosen]
+            ends = ends.copy()
+            held = np.concatenate([option.holds for option in options])
+            ends[held] = self.row_end[held]
+            ends[np.concatenate([option.killed for option in options])] = 0
+            at = [option.points for option in options]
+            weights = [option.changes for option in options]
         if len(self.starts):
-            ends = np.maximum.reduceat(np.where(active, self.row_end, 0), self.starts)
-            delta = self._base - np.bincount(ends, weights=self.sizes, minlength=len(self._base))
-        else:
-            delta = self._base.copy()
-        for index in chosen:
-            option = self.options[index]
-            np.add.at(delta, option.points, option.changes)
+            at.append(np.maximum.reduceat(ends, self.starts))
+            weights.append(-self.sizes)
+        if not at:
+            return np.asarray(self._base.cumsum()[:-1])
+        delta = np.bincount(np.concatenate(at), np.concatenate(weights), len(self._base))
+        delta += self._base
         return np.asarray(delta.cumsum()[:-1])
 
     def _point(self, positions: Any) -> Any:
