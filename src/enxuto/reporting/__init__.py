@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..records import (
     Certificate,
+    Compressed,
     Difference,
     Explanation,
     Fitted,
@@ -81,6 +82,12 @@ def _recheck_card(recheck: Recheck) -> RenderableType:
     return recheck_card(recheck)
 
 
+def _compressed_card(compressed: Compressed) -> RenderableType:
+    from .compressed_terminal import compressed_card
+
+    return compressed_card(compressed)
+
+
 def _explanation_page(explanation: Explanation) -> str:
     from .html import page
 
@@ -116,3 +123,4 @@ register(Verdict.kind, card=_verdict_card, page=_verdict_page, fragment=fragment
 register(Fitted.kind, card=_fitted_card, page=_fitted_page, fragment=fragment.fitted_fragment)
 register(Certificate.kind, card=_certificate_card, fragment=fragment.certificate_fragment)
 register(Recheck.kind, card=_recheck_card, fragment=fragment.recheck_fragment)
+register(Compressed.kind, card=_compressed_card)

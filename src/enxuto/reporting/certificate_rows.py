@@ -10,9 +10,18 @@ _NAMES = {"top1": "top-1 accuracy"}
 _HASH = 16  # hexadecimal digits shown
 
 
+def name_metric(metric: str) -> str:
+    """What was scored, in words.
+
+    >>> name_metric("top1"), name_metric("mse")
+    ('top-1 accuracy', 'mse')
+    """
+    return _NAMES.get(metric, plain(metric))
+
+
 def metric_name(certificate: Certificate) -> str:
-    """What was scored."""
-    return _NAMES.get(certificate.metric, plain(certificate.metric))
+    """What a certificate's samples were scored by."""
+    return name_metric(certificate.metric)
 
 
 def headline(certificate: Certificate) -> str:
@@ -43,7 +52,7 @@ def summary(certificate: Certificate) -> list[tuple[str, str]]:
     ]
     if worst := certificate.worst_class:
         counts = f"{worst.hurt:,} hurt, {worst.helped:,} helped of {counted(worst.n, 'sample')}"
-        text = f"class {worst.label} loses {_points(worst.drop)} ({counts}); seen, not certified by itself"
+        text = f"class {worst.label} loses {points(worst.drop)} ({counts}); seen, not certified by itself"
         rows.append(("worst class", text))
     return rows
 
@@ -98,13 +107,13 @@ def _discordant(counts: Counts) -> str:
 
 def _amount(certificate: Certificate, drop: float) -> str:
     """A drop in the unit of its metric."""
-    return _points(drop) if isinstance(certificate.evidence, Counts) else f"{drop:.4g}"
+    return points(drop) if isinstance(certificate.evidence, Counts) else f"{drop:.4g}"
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
     """A share of samples in points.
 
-    >>> _points(0.01), _points(-0.0025)
+    >>> points(0.01), points(-0.0025)
     ('1.00 points', '-0.25 points')
     """
     return f"{100 * share:.2f} points"
