@@ -112,6 +112,12 @@ def _fitted_page(fitted: Fitted) -> str:
     return fitted_page(fitted)
 
 
+def _compressed_page(compressed: Compressed) -> str:
+    from .compressed_html import compressed_page
+
+    return compressed_page(compressed)
+
+
 register(
     Explanation.kind, card=_explanation_card, page=_explanation_page, fragment=fragment.explanation_fragment
 )
@@ -123,4 +129,9 @@ register(Verdict.kind, card=_verdict_card, page=_verdict_page, fragment=fragment
 register(Fitted.kind, card=_fitted_card, page=_fitted_page, fragment=fragment.fitted_fragment)
 register(Certificate.kind, card=_certificate_card, fragment=fragment.certificate_fragment)
 register(Recheck.kind, card=_recheck_card, fragment=fragment.recheck_fragment)
-register(Compressed.kind, card=_compressed_card)
+register(
+    Compressed.kind,
+    card=_compressed_card,
+    page=_compressed_page,
+    fragment=fragment.compressed_fragment,
+)

@@ -23,7 +23,7 @@ from ..records import (
 )
 from ..units import format_bytes, format_count
 from .certificate_rows import headline as decision
-from .certificate_rows import name_metric, points
+from .certificate_rows import points
 from .wording import counted, plain
 
 NONE = "—"  # where nothing was measured
@@ -317,7 +317,7 @@ def limits(compressed: Compressed) -> list[LimitRow]:
         ),
         _latency_row(asked["latency"], now.latency),
         LimitRow(
-            name=f"{name_metric(compressed.metric)}, choosing",
+            name=f"{metric_head(compressed)}, choosing",
             before=metric_text(compressed, was.metric),
             after=metric_text(compressed, now.metric),
             ratio="",

@@ -19,7 +19,7 @@ from .terminal import Card, add_row, grid, pairs, section
 _CANDIDATES, _LAYERS = 12, 8
 _GAP = 2  # between columns
 _NAME = 26  # columns that a candidate's name gets before any number but the file's
-_WITH_ORIGINAL, _WITH_RATIO = 60, 76  # columns of a terminal
+_WITH_KEPT, _WITH_ORIGINAL, _WITH_RATIO = 50, 60, 76  # columns of a terminal
 _BOLD, _DIM = "bold", "dim"
 
 
@@ -155,7 +155,7 @@ def _columns(compressed: Compressed, shown: Sequence[CandidateRow]) -> dict[str,
 
 
 def _limits(compressed: Compressed, whose: str, width: int) -> RenderableType:
-    """The limits; narrow terminals leave out the ratios, then the original."""
+    """The limits; narrow terminals leave out the ratios, the original, then the word about each."""
     table = grid()
     table.show_header = True
     table.add_column("", overflow="fold")
@@ -164,7 +164,7 @@ def _limits(compressed: Compressed, whose: str, width: int) -> RenderableType:
         "after": (whose, True),
         "ratio": ("", width >= _WITH_RATIO),
         "asked": ("asked for", True),
-        "kept": ("", True),
+        "kept": ("", width >= _WITH_KEPT),
     }
     shown = {name: head for name, (head, fits) in heads.items() if fits}
     for name, head in shown.items():
