@@ -203,7 +203,7 @@ def many() -> Compressed:
             0.001 + 0.0002 * math.sin(step) + (0.0004 * step if step > 30 else 0.0),
             ram=5_000 - 60 * step,
             latency=0.6,
-            refused=BETTER,
+            refused=QUALITY if step > 30 else "the file is too large",
         )
         for step in range(52)
     )

@@ -10,18 +10,9 @@ _NAMES = {"top1": "top-1 accuracy"}
 _HASH = 16  # hexadecimal digits shown
 
 
-def name_metric(metric: str) -> str:
-    """What was scored, in words.
-
-    >>> name_metric("top1"), name_metric("mse")
-    ('top-1 accuracy', 'mse')
-    """
-    return _NAMES.get(metric, plain(metric))
-
-
 def metric_name(certificate: Certificate) -> str:
-    """What a certificate's samples were scored by."""
-    return name_metric(certificate.metric)
+    """What was scored."""
+    return _NAMES.get(certificate.metric, plain(certificate.metric))
 
 
 def headline(certificate: Certificate) -> str:

@@ -122,11 +122,12 @@ def _snippet(
     """Three lines; where the numbers hold under other settings than the runtime's own, those too."""
     options = list(_options(flags))
     given = ", ".join(f"{_literal(name)}: numpy.zeros({shape}, {_literal(dtype)})" for name in names)
-    session = f"onnxruntime.InferenceSession({_literal(artefact)}{', options' if options else ''})"
+    provider = 'providers=["CPUExecutionProvider"]'
+    how = f"options, {provider}" if options else provider
     lines = [
         "import numpy, onnxruntime",
         *options,
-        f"session = {session}",
+        f"session = onnxruntime.InferenceSession({_literal(artefact)}, {how})",
         f"outputs = session.run(None, {{{given}}})",
     ]
     return "\n".join(lines)

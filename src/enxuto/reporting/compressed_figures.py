@@ -58,6 +58,7 @@ def choice(compressed: Compressed) -> Figure:
             "range": [scale * (low - pad), scale * (top + pad)],
             "title": _title(f"drop in {unit}, up to its bound"),
             "nticks": 7,
+            "automargin": True,
         },
         "shapes": [_drop_line(compressed, scale), *_file_line(compressed)],
         "annotations": [_drop_name(compressed, scale), *_file_name(compressed), *_chosen_name(compressed, scale)],

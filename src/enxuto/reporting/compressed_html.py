@@ -168,40 +168,45 @@ def _mark(sign: str, colour: str) -> str:
 
 
 def _table(compressed: Compressed, shown: Sequence[CandidateRow]) -> str:
-    head = column_heads(
-        "candidate",
-        "parameters:n wide",
-        "file",
-        "gzip",
-        "peak RAM",
-        "latency",
-        rows.metric_head(compressed),
-        "drop",
-        "at most",
-        "agreement:n wide",
-        "covered:n wide",
-    )
-    body = "".join(_candidate(row) for row in shown)
+    """The size table; what decides stands at the left, as a phone shows that much without scrolling."""
+    unmeasured = rows.unmeasured_columns(compressed)
+    heads = {
+        "candidate": "candidate",
+        "file": "file",
+        "metric": rows.metric_head(compressed),
+        "drop": "drop",
+        "upper": "at most",
+        "gzip": "gzip",
+        "peak RAM": "peak RAM",
+        "latency": "latency",
+        "parameters": "parameters:n wide",
+        "agreement": "agreement:n wide",
+        "covered": "covered:n wide",
+    }
+    kept = [name for name in heads if name not in unmeasured]
+    body = "".join(table_row(*(cells[name] for name in kept)) for cells in map(_cells, shown))
+    head = column_heads(*(heads[name] for name in kept))
     return f'<div class="scroll"><table class="candidates">{head}<tbody>{body}</tbody></table></div>'
 
 
-def _candidate(row: CandidateRow) -> str:
+def _cells(row: CandidateRow) -> dict[str, str]:
     each = row.candidate
     chosen = ' <strong class="chosen">chosen</strong>' if row.chosen else ""
     refused = f'<p class="made">{text(row.refused)}</p>' if row.refused else ""
-    return table_row(
-        f"<th scope=row>{_sign(compressed_figures.group(row))}{text(row.name)}{chosen}{refused}</th>",
-        f'<td class="n wide" title="{each.parameters:,}">{format_count(each.parameters)}</td>',
-        f'<td class="n strong">{number(each.file_bytes)}</td>',
-        f'<td class="n">{number(each.gzip_bytes)}</td>',
-        f'<td class="n">{number(each.ram_bytes) if each.ram_bytes else rows.NONE}</td>',
-        f'<td class="n" title="{text(row.spread)}">{text(row.latency)}</td>',
-        f'<td class="n">{text(row.metric)}</td>',
-        f'<td class="n">{text(row.drop)}</td>',
-        f'<td class="n strong">{text(row.upper)}</td>',
-        f'<td class="n wide">{text(row.agreement)}</td>',
-        f'<td class="n wide">{text(row.coverage)}</td>',
-    )
+    sign = _sign(compressed_figures.group(row))
+    return {
+        "candidate": f"<th scope=row>{sign}{text(row.name)}{chosen}{refused}</th>",
+        "file": f'<td class="n strong">{number(each.file_bytes)}</td>',
+        "metric": f'<td class="n">{text(row.metric)}</td>',
+        "drop": f'<td class="n">{text(row.drop)}</td>',
+        "upper": f'<td class="n strong">{text(row.upper)}</td>',
+        "gzip": f'<td class="n">{number(each.gzip_bytes)}</td>',
+        "peak RAM": f'<td class="n">{number(each.ram_bytes) if each.ram_bytes else rows.NONE}</td>',
+        "latency": f'<td class="n" title="{text(row.spread)}">{text(row.latency)}</td>',
+        "parameters": f'<td class="n wide" title="{each.parameters:,}">{format_count(each.parameters)}</td>',
+        "agreement": f'<td class="n wide">{text(row.agreement)}</td>',
+        "covered": f'<td class="n wide">{text(row.coverage)}</td>',
+    }
 
 
 def _bytes(compressed: Compressed) -> str:

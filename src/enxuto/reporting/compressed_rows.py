@@ -114,9 +114,14 @@ def is_share(compressed: Compressed) -> bool:
     return compressed.metric == "top1" or (certificate is not None and isinstance(certificate.evidence, Counts))
 
 
+def metric_word(compressed: Compressed) -> str:
+    """The metric's name, short."""
+    return "top-1" if compressed.metric == "top1" else plain(compressed.metric)
+
+
 def metric_head(compressed: Compressed) -> str:
     """The metric's name for the head of a column."""
-    name = "top-1" if compressed.metric == "top1" else plain(compressed.metric)
+    name = metric_word(compressed)
     return name if len(name) <= 12 else f"{name[:11]}…"
 
 
@@ -317,7 +322,7 @@ def limits(compressed: Compressed) -> list[LimitRow]:
         ),
         _latency_row(asked["latency"], now.latency),
         LimitRow(
-            name=f"{metric_head(compressed)}, choosing",
+            name=f"{metric_word(compressed)}, choosing",
             before=metric_text(compressed, was.metric),
             after=metric_text(compressed, now.metric),
             ratio="",
