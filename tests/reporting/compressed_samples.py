@@ -33,7 +33,9 @@ TUNED = OnnxRuntimeFlags(level=OptimizationLevel.EXTENDED, arena=False)
 
 INT8 = Recipe(default=Scheme.STATIC8)
 PER_TENSOR = Recipe(default=Scheme.STATIC8_TENSOR)
-SPARED = INT8.with_override(("features.0.weight", "classifier.3.weight", "classifier.0.weight"), Scheme.FLOAT32)
+SPARED = INT8.with_override(
+    ("features.0.weight", "classifier.3.weight", "classifier.0.weight"), Scheme.FLOAT32
+)
 ENTROPY = replace(INT8, calibration=Calibration(ranges=Ranges.ENTROPY))
 
 
@@ -61,7 +63,9 @@ def candidate(
         weight_bytes=round(0.94 * file * KIB),
         covered_ratio=0.0 if settings is None else 0.97,
         ram_bytes=ram * KIB,
-        latency=Quartiles(lower=0.97 * latency, median=latency, upper=1.04 * latency, runs=60) if latency else None,
+        latency=Quartiles(lower=0.97 * latency, median=latency, upper=1.04 * latency, runs=60)
+        if latency
+        else None,
         flags=flags or OnnxRuntimeFlags(),
         metric=0.9234 - drop,
         drop=drop,
@@ -85,9 +89,7 @@ def rows() -> tuple[Candidate, ...]:
         candidate(made(1.0, INT8), 1506, 0.0009, ram=5_100, latency=0.62, refused="the file is too large"),
         candidate(made(1.0, SPARED), 1840, 0.0003, ram=5_480, latency=0.66, refused="the file is too large"),
         candidate(made(0.42, INT8), 660, 0.0011, ram=2_310, latency=0.44, refused=BETTER),
-        candidate(
-            made(0.17, INT8, Repair.CORRECT), 271, 0.0044, ram=1_480, latency=0.31, flags=TUNED
-        ),
+        candidate(made(0.17, INT8, Repair.CORRECT), 271, 0.0044, ram=1_480, latency=0.31, flags=TUNED),
         candidate(made(0.09, INT8, Repair.EQUALISE, Repair.RECONSTRUCT), 152, 0.0171, refused=QUALITY),
         candidate(made(0.09, ENTROPY, Repair.FINE_TUNE), 154, 0.0122, refused=QUALITY),
     )
@@ -220,7 +222,9 @@ def hostile() -> Compressed:
     """Every text that a model, a file or a user gives is an attack."""
     base = chosen()
     everything = " ".join(HOSTILE)
-    bad = tuple(replace(each, refused=everything if each.refused else "", sha256=SCRIPT) for each in base.candidates)
+    bad = tuple(
+        replace(each, refused=everything if each.refused else "", sha256=SCRIPT) for each in base.candidates
+    )
     held = base.certificate
     assert held is not None
     return replace(

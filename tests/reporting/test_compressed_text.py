@@ -91,7 +91,10 @@ def test_a_short_table_keeps_the_original_the_chosen_and_the_front() -> None:
         if len({0, *record.pareto, record.chosen}) <= 12:
             assert set(record.pareto) <= set(shown)
             others = [i for i in range(len(record.candidates)) if i not in {0, *record.pareto, record.chosen}]
-            worst = {i: (max(exceeded(record, i).values(), default=0), record.candidates[i].file_bytes) for i in others}
+            worst = {
+                i: (max(exceeded(record, i).values(), default=0), record.candidates[i].file_bytes)
+                for i in others
+            }
             kept = [worst[i] for i in others if i in shown]
             assert all(left <= worst[i] for i in others if i not in shown for left in kept)
         more = len(record.candidates) - len(shown)
@@ -161,9 +164,15 @@ def test_what_would_have_to_be_allowed_is_what_a_candidate_takes() -> None:
 def test_nothing_chosen_says_which_limit_failed_and_what_to_allow() -> None:
     text = flat(RECORDS["nothing"])
     assert "nothing keeps the limits" in text
-    assert "nearest: 17 % of the parameters, int8, biases corrected its file is 271.0 KiB, 100.0 KiB allowed" in text
+    assert (
+        "nearest: 17 % of the parameters, int8, biases corrected its file is 271.0 KiB, 100.0 KiB allowed"
+        in text
+    )
     assert "its drop may be 0.75 points, 0.50 points allowed" in text
-    assert "a file of 271.0 KiB (277,504 bytes) and a gzip of 235.8 KiB (241,428 bytes) and a drop of 0.75" in text
+    assert (
+        "a file of 271.0 KiB (277,504 bytes) and a gzip of 235.8 KiB (241,428 bytes) and a drop of 0.75"
+        in text
+    )
     assert "Certificate: not certified" in text and "> chosen" not in text
     single = replace(RECORDS["nothing"], limits=Limits(file=200 * 1024, max_drop=0.01))
     assert compressed_rows.needed(single) == [
@@ -184,7 +193,9 @@ def test_a_limit_that_was_not_measured_is_said_to_be_so() -> None:
     base = RECORDS["nothing"]
     refused = tuple(replace(each, ram_bytes=0) for each in base.candidates[:2])
     record = replace(base, candidates=refused, limits=Limits(ram=10**6, max_drop=0.01))
-    assert compressed_rows.needed(record) == ["a drop of 61.43 points, with per-tensor int8 (peak RAM not measured)"]
+    assert compressed_rows.needed(record) == [
+        "a drop of 61.43 points, with per-tensor int8 (peak RAM not measured)"
+    ]
 
 
 # -- text ------------------------------------------------------------------------------------------------------

@@ -20,12 +20,13 @@ from ..records import (
     Verdict,
 )
 from . import fragment
+from .compressed_card import model_card
 from .registry import FORMS, print_record, register, render, to_html, to_text, write_html
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["FORMS", "print_record", "register", "render", "to_html", "to_text", "write_html"]
+__all__ = ["FORMS", "model_card", "print_record", "register", "render", "to_html", "to_text", "write_html"]
 
 
 def _explanation_card(explanation: Explanation) -> RenderableType:

@@ -156,9 +156,9 @@ def _checking(compressed: Compressed, artefact: str, certificate: str) -> Iterat
     if compressed.certificate is None:
         return
     yield "## Check it again"
-    command = f"enxuto certify ORIGINAL --recheck {shlex.quote(_line(certificate))} --model {shlex.quote(_line(artefact))}"
+    files = f"--recheck {shlex.quote(plain(certificate))} --model {shlex.quote(plain(artefact))}"
     yield (
-        f"```bash\n{command} --data FILE.py:NAME\n```\n\n"
+        f"```bash\nenxuto certify ORIGINAL {files} --data FILE.py:NAME\n```\n\n"
         "ORIGINAL is the network as it was (`file.py:name`, or an `.onnx` file), FILE.py:NAME the samples. Without "
         "ORIGINAL and `--data` the certificate's own numbers and this file's hash are checked."
     )
@@ -167,11 +167,6 @@ def _checking(compressed: Compressed, artefact: str, certificate: str) -> Iterat
 def _safe(text: str) -> str:
     """Text that Markdown shows as it is."""
     return _ACTIVE.sub(r"\\\1", plain(text))
-
-
-def _line(text: str) -> str:
-    """A name on one line, without what a terminal would obey."""
-    return plain(text)
 
 
 def _code(name: str) -> str:

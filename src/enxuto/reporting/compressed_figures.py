@@ -61,7 +61,11 @@ def choice(compressed: Compressed) -> Figure:
             "automargin": True,
         },
         "shapes": [_drop_line(compressed, scale), *_file_line(compressed)],
-        "annotations": [_drop_name(compressed, scale), *_file_name(compressed), *_chosen_name(compressed, scale)],
+        "annotations": [
+            _drop_name(compressed, scale),
+            *_file_name(compressed),
+            *_chosen_name(compressed, scale),
+        ],
     }
     marks = [_marks(inside, name, scale, compressed) for name in GROUPS]
     traces = [_front(compressed, scale), *filter(None, marks), *_beyond(beyond, top, scale, compressed)]
@@ -144,7 +148,12 @@ def _marks(every: Sequence[CandidateRow], name: str, scale: int, compressed: Com
             "thickness": 1.2,
             "width": 4,
         },
-        "marker": {"size": 10, "symbol": symbol, "color": f"@{colour}", "line": {"width": 1, "color": "@surface"}},
+        "marker": {
+            "size": 10,
+            "symbol": symbol,
+            "color": f"@{colour}",
+            "line": {"width": 1, "color": "@surface"},
+        },
         "hovertext": [_about(row, compressed) for row in alike],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
@@ -154,7 +163,12 @@ def _beyond(every: Sequence[CandidateRow], top: float, scale: int, compressed: C
     """Arrows at the upper edge for what loses more than is drawn to scale."""
     if not every:
         return []
-    marker = {"size": 11, "symbol": "triangle-up", "color": "@lossy", "line": {"width": 1, "color": "@surface"}}
+    marker = {
+        "size": 11,
+        "symbol": "triangle-up",
+        "color": "@lossy",
+        "line": {"width": 1, "color": "@surface"},
+    }
     return [
         {
             "type": "scatter",
@@ -286,7 +300,10 @@ def layers(compressed: Compressed, *, limit: int) -> Figure | None:
         "annotations": [
             _head(0, "KL, nats"),
             _head(_RIGHT, "weights"),
-            *(_above(0, place, f"{_short(texts[place][0])}  <b>{drawn[place].kl:.3g}</b>") for place in places),
+            *(
+                _above(0, place, f"{_short(texts[place][0])}  <b>{drawn[place].kl:.3g}</b>")
+                for place in places
+            ),
             *(_above(_RIGHT, place, f"<b>{texts[place][2]}</b>") for place in places),
         ],
     }

@@ -154,7 +154,7 @@ def _sentence(compressed: Compressed) -> str:
 def _legend(compressed: Compressed) -> str:
     items = "".join(f"<li>{_sign(name)}{text(name)}</li>" for name in GROUPS)
     if compressed_figures.far(compressed):
-        items += f'<li>{_mark("▲", "lossy")}loses more than is drawn</li>'
+        items += f"<li>{_mark('▲', 'lossy')}loses more than is drawn</li>"
     return f'<ul class="legend">{items}</ul>'
 
 
@@ -242,7 +242,9 @@ def _bar(weights: int, rest: int) -> str:
 def _layers(compressed: Compressed) -> str:
     shown = rows.layers(compressed, limit=_LAYERS)
     most = ", ".join(f"{name} {nats}" for name, nats, _ in map(rows.layer_text, shown[:3]))
-    sentence = f"How far the outputs move, as KL, where one layer alone is quantized, beside its weights: {most}."
+    sentence = (
+        f"How far the outputs move, as KL, where one layer alone is quantized, beside its weights: {most}."
+    )
     body = "".join(
         table_row(
             f"<th scope=row>{text(name)}</th>",

@@ -111,7 +111,9 @@ def _named_flags(flags: OnnxRuntimeFlags) -> Iterator[str]:
 def is_share(compressed: Compressed) -> bool:
     """Whether the metric is a share of samples, whose drop is told in points."""
     certificate = compressed.certificate
-    return compressed.metric == "top1" or (certificate is not None and isinstance(certificate.evidence, Counts))
+    return compressed.metric == "top1" or (
+        certificate is not None and isinstance(certificate.evidence, Counts)
+    )
 
 
 def metric_word(compressed: Compressed) -> str:
