@@ -1,4 +1,4 @@
-"""The page of a compression: offline, its numbers are the record's, hostile text is inert, a browser draws it."""
+"""The page of a compression: offline, its numbers are the record's, hostile text is inert."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def test_the_pictures_are_drawn(opened: Callable[[str], Opened]) -> None:
 def test_the_limit_its_name_and_the_chosen_one_stand_where_the_axis_says(
     opened: Callable[[str], Opened],
 ) -> None:
-    """On a logarithmic axis marks and lines take values, annotations logarithms: all have to end up in place."""
+    """On a logarithmic axis marks and lines take values, annotations logarithms: all end up in place."""
     dom, record = opened("chosen").dom, compressed_samples.chosen()
     plot = re.search(r'id="clip\w+xy"><rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', dom)
     line = re.search(r'<path data-index="1"[^>]* d="M([\d.]+),', dom)

@@ -1,4 +1,4 @@
-"""Compressions as text and in notebooks: the rows that matter, whole numbers at any width, limits told as they are."""
+"""Compressions as text and in notebooks: the rows that matter, whole numbers, limits as they are."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def exceeded(record: Compressed, index: int) -> dict[str, float]:
     return found
 
 
-# -- which rows are shown --------------------------------------------------------------------------------------
+# -- which rows are shown --------------------------------------------------------------------------------
 
 
 def test_a_short_table_keeps_the_original_the_chosen_and_the_front() -> None:
@@ -114,7 +114,7 @@ def test_marks_are_of_the_chosen_one_and_of_the_front() -> None:
             assert ("*" in row.marks) == (row.index in record.pareto)
 
 
-# -- limits ----------------------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------------
 
 
 def test_a_limit_is_kept_only_where_it_was_measured_to_be() -> None:
@@ -177,7 +177,8 @@ def test_nothing_chosen_says_which_limit_failed_and_what_to_allow() -> None:
     single = replace(RECORDS["nothing"], limits=Limits(file=200 * 1024, max_drop=0.01))
     assert compressed_rows.needed(single) == [
         "a file of 271.0 KiB (277,504 bytes), with 17 % of the parameters, int8, biases corrected",
-        "or a drop of 1.53 points, with 9 % of the parameters, int8, ranges by entropy, fine-tuned under rounding",
+        "or a drop of 1.53 points, with 9 % of the parameters, int8, ranges by entropy, "
+        "fine-tuned under rounding",
     ]
     assert compressed_rows.needed(RECORDS["chosen"]) == compressed_rows.why_nothing(RECORDS["chosen"]) == []
     assert compressed_rows.why_nothing(RECORDS["alone"]) == ["no candidate was made"]
@@ -198,7 +199,7 @@ def test_a_limit_that_was_not_measured_is_said_to_be_so() -> None:
     ]
 
 
-# -- text ------------------------------------------------------------------------------------------------------
+# -- text ------------------------------------------------------------------------------------------------
 
 
 @each_record

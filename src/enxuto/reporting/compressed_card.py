@@ -1,4 +1,4 @@
-"""A compression as the README of its artefact: what it is, what it cost, how to run it, how to check it again."""
+"""A compression as the README of its artefact: what it is, how to run it, how to check it again."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def _quality(compressed: Compressed) -> str:
     certificate = compressed.certificate
     if certificate is None:
         return (
-            "**Not certified.** The drop is bounded on the samples that chose this candidate among others, which "
-            "makes it look better than it is."
+            "**Not certified.** The drop is bounded on the samples that chose this candidate among others, "
+            "which makes it look better than it is."
         )
     lines = [f"- {_safe(name)}: {_safe(value)}" for name, value in certificate_rows.summary(certificate)[1:]]
     return f"**Certificate: {_safe(certificate_rows.headline(certificate))}.**\n\n" + "\n".join(lines)
@@ -159,8 +159,8 @@ def _checking(compressed: Compressed, artefact: str, certificate: str) -> Iterat
     files = f"--recheck {shlex.quote(plain(certificate))} --model {shlex.quote(plain(artefact))}"
     yield (
         f"```bash\nenxuto certify ORIGINAL {files} --data FILE.py:NAME\n```\n\n"
-        "ORIGINAL is the network as it was (`file.py:name`, or an `.onnx` file), FILE.py:NAME the samples. Without "
-        "ORIGINAL and `--data` the certificate's own numbers and this file's hash are checked."
+        "ORIGINAL is the network as it was (`file.py:name`, or an `.onnx` file), FILE.py:NAME the samples. "
+        "Without ORIGINAL and `--data` the certificate's own numbers and this file's hash are checked."
     )
 
 

@@ -18,7 +18,7 @@ GROUPS = {
     "behind it": ("diamond", "◆", "unexplained"),
 }
 _LINE = {"color": "@text", "width": 1.5, "dash": "dash"}
-_FAR = 6  # times the drop allowed: what loses more is drawn at the upper edge, or a collapse would flatten the rest
+_FAR = 6  # times the drop allowed: beyond is the upper edge, or a collapse would flatten the rest
 _TICKS = 4  # on a phone there is no room for more
 _ROW, _AROUND = 44, 62  # pixels of a layer with its name, and of the heads and the margins
 _RIGHT = 0.54  # of the width: where the weights' bars start
@@ -226,7 +226,6 @@ def _chosen_name(compressed: Compressed, scale: int) -> list[Figure]:
             "yshift": -12,
             "text": f"<b>chosen {format_bytes(chosen.file_bytes)}</b>",
             "showarrow": False,
-            "bgcolor": "@surface",
             "font": {"color": "@text", "size": 13},
         }
     ]

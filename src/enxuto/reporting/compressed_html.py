@@ -1,4 +1,4 @@
-"""A compression as one HTML page that works offline: what was reached, what it was chosen from, what is sensitive."""
+"""A compression as one HTML page that works offline: what was reached, and what it was chosen from."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _value(value: Value) -> str:
 def _certificate(compressed: Compressed) -> str:
     certificate = compressed.certificate
     if certificate is None:
-        return '<p class="lead">No samples were spent on a certificate: the drop is bounded on those that chose.</p>'
+        return '<p class="lead">None was made: the drop is bounded on the samples that chose.</p>'
     whose = "" if compressed.chosen >= 0 else '<p class="lead">Of the first candidate that was looked at.</p>'
     return whose + _pairs([*certificate_rows.summary(certificate), *certificate_rows.conditions(certificate)])
 
@@ -147,7 +147,8 @@ def _sentence(compressed: Compressed) -> str:
     beyond = f" {counted(far, 'candidate')} beyond the upper edge." if far else ""
     return (
         f"File size against drop of {counted(len(compressed.candidates), 'candidate')}; {said}. "
-        f"Allowed: {file}a drop of {rows.drop_text(compressed, limits.max_drop)}. Pareto front: {front}.{beyond}"
+        f"Allowed: {file}a drop of {rows.drop_text(compressed, limits.max_drop)}. "
+        f"Pareto front: {front}.{beyond}"
     )
 
 
@@ -255,7 +256,7 @@ def _layers(compressed: Compressed) -> str:
     )
     height = compressed_figures.layers_height(compressed, limit=_LAYERS)
     return (
-        '<p class="lead">A long bar at the left with a short one at the right is a layer that is cheap to spare.</p>'
+        '<p class="lead">A long bar at the left beside a short one: a layer that is cheap to spare.</p>'
         f"{picture('layers-picture', sentence, height=height)}"
         f"<details><summary>All {counted(len(compressed.layers), 'layer')} as a table</summary>"
         f"<table>{column_heads('layer', 'KL', 'weights')}<tbody>{body}</tbody></table></details>"

@@ -1,4 +1,4 @@
-"""The rows of a compression, once for all forms: candidates in words, limits beside what was reached, needs."""
+"""The rows of a compression, once for all forms: candidates in words, limits beside what was reached."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def name_settings(settings: Settings | None) -> str:
     >>> from enxuto.records import Recipe, Repair
     >>> name_settings(Settings(kept_ratio=0.17, repairs=(Repair.CORRECT,), recipe=Recipe()))
     '17 % of the parameters, int8, biases corrected'
-    >>> name_settings(Settings(kept_ratio=1.0, repairs=(), recipe=Recipe().with_override(("a", "b"), Scheme.FLOAT32)))
+    >>> spared = Recipe().with_override(("a", "b"), Scheme.FLOAT32)
+    >>> name_settings(Settings(kept_ratio=1.0, repairs=(), recipe=spared))
     'int8, 2 layers in 32 bits'
     >>> name_settings(None)
     'original'
@@ -105,7 +106,7 @@ def _named_flags(flags: OnnxRuntimeFlags) -> Iterator[str]:
         yield "weights in a file of their own"
 
 
-# -- numbers as text -------------------------------------------------------------------------------------------
+# -- numbers as text -------------------------------------------------------------------------------------
 
 
 def is_share(compressed: Compressed) -> bool:
@@ -177,7 +178,7 @@ def smaller(before: int, after: int) -> str:
     return f"{before / after:.1f}× smaller" if after < before else f"{after / before:.1f}× larger"
 
 
-# -- candidates ------------------------------------------------------------------------------------------------
+# -- candidates ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +247,7 @@ def left_out(shown: int, compressed: Compressed) -> str:
     return f"{counted(more, 'more candidate')} in the JSON." if more > 0 else ""
 
 
-# -- limits ----------------------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +289,7 @@ def _distance(compressed: Compressed, index: int) -> tuple[float, int]:
 
 
 def nearest(compressed: Compressed) -> int:
-    """The candidate that exceeds its worst limit least, and is smallest; the original only where it is alone."""
+    """The candidate that exceeds its worst limit least, and is smallest; the original where it is alone."""
     made = range(1, len(compressed.candidates)) or range(1)
     return min(made, key=lambda index: _distance(compressed, index))
 
@@ -389,7 +390,8 @@ def why_nothing(compressed: Compressed) -> list[str]:
         return ["no candidate was made"]
     lines = [f"nearest: {name_settings(best.settings)}"]
     lines += [
-        f"its {each.name} {'may be' if each.name == 'drop' else 'is'} {_amount(compressed, each.name, each.has)}, "
+        f"its {each.name} {'may be' if each.name == 'drop' else 'is'} "
+        f"{_amount(compressed, each.name, each.has)}, "
         f"{_amount(compressed, each.name, each.allowed)} allowed"
         for each in _limited(best, compressed.limits)
         if each.overrun
@@ -454,7 +456,7 @@ def _exact(compressed: Compressed, limited: _Limited) -> str:
     return text if limited.name in ("drop", "latency") else f"{text} ({int(limited.has):,} bytes)"
 
 
-# -- the whole -------------------------------------------------------------------------------------------------
+# -- the whole -------------------------------------------------------------------------------------------
 
 
 def headline(compressed: Compressed) -> str:
