@@ -188,6 +188,10 @@ def test_an_undecided_certificate_says_how_many_samples_it_needs() -> None:
     text = flat(RECORDS["undecided"])
     assert "What would have to be allowed 2,609 samples that certify or a drop of 2.80 points" in text
     assert "refused: certificate: undecidable" in text
+    held = (
+        "the certificate of 17 % of the parameters, int8, biases corrected: undecidable: needs 2,609 samples"
+    )
+    assert held in text
 
 
 def test_a_limit_that_was_not_measured_is_said_to_be_so() -> None:
@@ -271,6 +275,11 @@ def test_settings_in_words(settings: compressed_samples.Settings | None, name: s
 def test_every_scheme_has_its_own_name() -> None:
     names = [compressed_rows.name_settings(made(1.0, Recipe(default=scheme))) for scheme in Scheme]
     assert len(set(names)) == len(Scheme)
+
+
+def test_a_ratio_needs_two_measured_sizes() -> None:
+    assert compressed_rows.smaller(2048, 0) == compressed_rows.smaller(2048, -1) == ""
+    assert compressed_rows.smaller(1000, 400) == "2.5× smaller"
 
 
 def test_latency_is_a_multiple_with_its_quartiles() -> None:

@@ -113,7 +113,7 @@ def _certificate(compressed: Compressed) -> str:
     certificate = compressed.certificate
     if certificate is None:
         return '<p class="lead">None was made: the drop is bounded on the samples that chose.</p>'
-    whose = "" if compressed.chosen >= 0 else '<p class="lead">Of the first candidate that was looked at.</p>'
+    whose = "" if compressed.chosen >= 0 else '<p class="lead">Of a candidate that was not chosen.</p>'
     return whose + _pairs([*certificate_rows.summary(certificate), *certificate_rows.conditions(certificate)])
 
 

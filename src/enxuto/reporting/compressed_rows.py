@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from ..records import (
     Candidate,
+    Certificate,
     Compressed,
     Counts,
     Flags,
@@ -171,7 +172,7 @@ def smaller(before: int, after: int) -> str:
     >>> smaller(100, 8), smaller(100, 125), smaller(100, 100), smaller(100, 0)
     ('12.5× smaller', '1.2× larger', 'as large', '')
     """
-    if not (before and after):
+    if min(before, after) <= 0:  # not measured, or less than the runtime takes for itself
         return ""
     if before == after:
         return "as large"
@@ -398,8 +399,17 @@ def why_nothing(compressed: Compressed) -> list[str]:
     ]
     lines += [f"refused: {plain(best.refused)}"] if best.refused else []
     if certificate := compressed.certificate:
-        lines.append(f"the certificate of the first candidate that was looked at: {decision(certificate)}")
+        lines.append(
+            f"the certificate of {_certified_name(compressed, certificate)}: {decision(certificate)}"
+        )
     return lines
+
+
+def _certified_name(compressed: Compressed, certificate: Certificate) -> str:
+    """The candidate that a certificate is of, known by the hash of its file."""
+    sha256 = certificate.candidate.sha256
+    of = [each for each in compressed.candidates if sha256 and each.sha256 == sha256]
+    return name_settings(of[0].settings) if of else "one of them"
 
 
 def needed(compressed: Compressed) -> list[str]:
