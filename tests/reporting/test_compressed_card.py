@@ -134,6 +134,11 @@ def test_hostile_text_is_only_text_once_markdown_is_read() -> None:
     compile(fenced(text, "python"), "card", "exec")
 
 
+def test_a_metrics_name_opens_no_column_and_no_emphasis() -> None:
+    text = card(replace(compressed_samples.plain_file(), metric="a|b *c* _d_ $e$ ~~f~~"))
+    assert "| a\\|b \\*c\\* \\_d\\_ \\$e\\$ \\~\\~f\\~\\~, choosing |" in text
+
+
 def test_a_name_survives_in_the_snippet() -> None:
     for name in (*samples.HOSTILE, 'x"y', "a\\b", "```", "tab\t"):
         snippet = fenced(card(compressed_samples.plain_file(), artefact=name, names=(name,)), "python")

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -104,6 +105,19 @@ def test_every_candidate_is_a_mark_with_a_whisker_to_its_bound(name: str, pages:
     lost = {each.file_bytes for each in record.candidates if scale * each.drop > top}
     assert lost <= set(beyond)
     assert all(y + whisker <= top or whisker > 0 for _, y, whisker in drawn)
+
+
+def test_a_mark_within_the_picture_is_drawn_to_scale_though_its_bound_is_not() -> None:
+    base = compressed_samples.chosen()
+    loose = replace(base.candidates[2], drop=0.015, upper_drop=0.3)
+    record = replace(base, candidates=(*base.candidates[:2], loose, *base.candidates[3:]))
+    every = [trace for trace in figures(to_html(record))["choice-picture"]["data"] if "hovertext" in trace]
+    found = {
+        (x, y) for trace in every if "error_y" in trace for x, y in zip(trace["x"], trace["y"], strict=True)
+    }
+    assert (loose.file_bytes, 1.5) in found
+    beyond = [trace["x"] for trace in every if trace["name"] == "beyond"]
+    assert beyond == [[base.candidates[1].file_bytes]]
 
 
 def test_the_front_and_the_limits_are_lines(pages: dict[str, str]) -> None:
