@@ -15,6 +15,7 @@ from . import units
 if TYPE_CHECKING:
     from .applying import apply as apply  # type: ignore[no-redef]
     from .applying import export as export  # type: ignore[no-redef]
+    from .compressing import compress
     from .compressing.distilling import distil
     from .errors import EnxutoError
     from .explaining import difference as difference  # type: ignore[no-redef]
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
         Budget,
         Category,
         Certificate,
+        Compressed,
         Device,
         Difference,
         Explanation,
         Fitted,
         LargestBatch,
+        Limits,
         Numerics,
         Phase,
         Plan,
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
         write,
     )
     from .reporting import to_html, to_text, write_html
+    from .samples import Samples, Splits
     from .targets import resolve
     from .tracing import trace  # type: ignore[no-redef]
     from .verifying import certify
@@ -52,21 +56,26 @@ _HOMES = {
     "Budget": "records",
     "Category": "records",
     "Certificate": "records",
+    "Compressed": "records",
     "Device": "records",
     "Difference": "records",
     "EnxutoError": "errors",
     "Explanation": "records",
     "Fitted": "records",
     "LargestBatch": "records",
+    "Limits": "records",
     "Numerics": "records",
     "Phase": "records",
     "Plan": "records",
+    "Samples": "samples",
+    "Splits": "samples",
     "Timeline": "records",
     "Verdict": "records",
     "Workload": "workload",
     "World": "records",
     "apply": "applying",
     "certify": "verifying",
+    "compress": "compressing",
     "difference": "explaining",
     "distil": "compressing.distilling",
     "explain": "explaining",
@@ -87,21 +96,26 @@ __all__ = [
     "Budget",
     "Category",
     "Certificate",
+    "Compressed",
     "Device",
     "Difference",
     "EnxutoError",
     "Explanation",
     "Fitted",
     "LargestBatch",
+    "Limits",
     "Numerics",
     "Phase",
     "Plan",
+    "Samples",
+    "Splits",
     "Timeline",
     "Verdict",
     "Workload",
     "World",
     "apply",
     "certify",
+    "compress",
     "difference",
     "distil",
     "explain",

@@ -57,9 +57,22 @@ def test_chunks_never_overlap_and_pages_hold_what_is_alive(seed: int) -> None:
 
 def test_regions_start_at_one_mebibyte_and_double() -> None:
     memory = arena._Arena()
-    for size in (MIB // 2, MIB, MIB, 9 * MIB):
+    for size in (MIB // 2, MIB, MIB, 5 * MIB):
         memory.take(size)
-    assert [region.size for region in memory.regions] == [MIB, 2 * MIB, 16 * MIB]
+    assert [region.size for region in memory.regions] == [MIB, 2 * MIB, 8 * MIB]
+
+
+def test_a_plan_counts_in_units_of_256_bytes_and_fills_the_smallest_gap() -> None:
+    assert planned_bytes([Buffer(1, 0, 0)]) == 256
+    # alive at 2: 1024 at the bottom, a gap of 512, 256, a gap of 256, 256; the last one goes into the smaller gap
+    at_first = [
+        Buffer(1024, 0, 9),
+        Buffer(512, 0, 1),
+        Buffer(256, 0, 9),
+        Buffer(256, 0, 1),
+        Buffer(256, 0, 9),
+    ]
+    assert planned_bytes([*at_first, Buffer(256, 2, 9), Buffer(512, 3, 9)]) == 2304
 
 
 def test_holes_take_small_regions_and_no_large_ones() -> None:

@@ -85,7 +85,7 @@ def certify(
         raise UsageError(
             "with --metric say --max-drop in its units: how much worse a sample may be on average"
         )
-    tolerance = _tolerance(max_drop or "1%", own_metric=metric is not None)
+    allowed = tolerance(max_drop or "1%", own_metric=metric is not None)
     with progress() as say:
         from .. import verifying
         from ..records import Certificate, read
@@ -99,7 +99,7 @@ def certify(
             assert model is not None
             record = verifying.certify(
                 **given,
-                tolerance=tolerance,
+                tolerance=allowed,
                 higher_is_better=not lower_is_better,
                 confidence=confidence,
                 looks=verifying.Ledger(ledger or model.parent, planned=looks),
@@ -163,10 +163,10 @@ def _predictor(path: Path) -> Runnable:
     return Runnable(run=run, runtime=f"onnxruntime {onnxruntime.__version__}", files=files)
 
 
-def _tolerance(text: str, *, own_metric: bool) -> float:
+def tolerance(text: str, *, own_metric: bool) -> float:
     """A tolerated drop: with a percent sign in points of accuracy, else in the metric's units.
 
-    >>> _tolerance("1%", own_metric=False), _tolerance("0.25", own_metric=True)
+    >>> tolerance("1%", own_metric=False), tolerance("0.25", own_metric=True)
     (0.01, 0.25)
     """
     number = text.removesuffix("%")

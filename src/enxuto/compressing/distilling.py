@@ -100,6 +100,7 @@ def distil(
     checkpoint: str | os.PathLike[str] | None = None,
     loss: Callable[[Any, Tensor], Tensor] = supervised_loss,
     change: Change | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> tuple[Epoch, ...]:
     """Train a student to say what its teacher says, in place.
 
@@ -113,6 +114,7 @@ def distil(
             at the end: remove it to start anew.
         loss: `loss(outputs, targets)` for the labels' part.
         change: augments a batch of the first input, before teacher and student see it.
+        progress: called with a line of text after each epoch.
 
     Returns:
         The losses of each epoch.
@@ -148,6 +150,8 @@ def distil(
             torch.manual_seed(settings.seed * 1_000_003 + epoch)
             history.append(_epoch(lesson, optimizer, samples, epoch))
             _save(checkpoint, identity, student, optimizer, history)
+            if progress is not None:
+                progress(f"taught epoch {epoch + 1} of {settings.epochs}: loss {history[-1].loss:.4f}")
     return tuple(history)
 
 

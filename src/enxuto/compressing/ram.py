@@ -2,8 +2,8 @@
 
     peak = runtime's base + graph + weights and their copies + activations
 
-The rules of each part are those of onnxruntime 1.32's source and of chains of one kind of layer, measured
-(`docs/log.md`); none is fitted to a network. Only the base is measured on the machine.
+The rules of each part are those of onnxruntime's source, and constants from chains of one kind of layer, measured with
+1.32; none is fitted to a network. Only the base is measured on the machine. `benchmarks/runtime_ram.py` has the errors.
 """
 
 from __future__ import annotations

@@ -142,10 +142,12 @@ def _checks(verdict: Verdict) -> RenderableType:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for row in plan_rows.checks(verdict):
-        got = f"{row.got} measured" if row.got else "not measured"
-        text = Text.assemble(
-            f"{row.expected} predicted, {got} ({row.tolerance})", (f"\n{row.how}" if row.how else "", _DIM)
-        )
+        lines = [Text(row.how, style=_DIM)] if row.how else []
+        if row.got:
+            lines.insert(0, Text(f"{row.expected} predicted, {row.got} measured ({row.tolerance})"))
+        elif not row.expected.startswith("0"):  # a difference of 0 says nothing where nothing was compared
+            lines.insert(0, Text(f"{row.expected} predicted, not measured"))
+        text = Text("\n").join(lines)
         add_row(table, row.name, row.outcome.value, text, style=_OUTCOMES[row.outcome])
     return table
 

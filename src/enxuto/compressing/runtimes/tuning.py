@@ -26,7 +26,8 @@ NOISE_BYTES = 256 * 2**10
 class Grid:
     """What is tried: every combination. Where two take the same memory, the one that comes first is chosen.
 
-    `BASIC` and `DISABLE` are left out: neither ever took less memory than `EXTENDED` (`docs/log.md`).
+    `BASIC` and `DISABLE` are left out: on ResNet-18 and MobileNetV2 in float they took at most 0.2 MiB less than
+    `EXTENDED`; int8 was not tried.
 
     Attributes:
         levels: how far the graph is optimized.

@@ -1,0 +1,137 @@
+"""How small does a trained network get at a certified loss of one point at most, beside what one would do instead?
+
+    python -m benchmarks.compress                        every net
+    python -m benchmarks.compress --net mobilenet_style  one of them
+
+Three nets trained on Fashion-MNIST (`benchmarks/nets`). 55,000 pictures calibrate and teach, the 5,000 that no training
+saw choose, the 10,000 test pictures certify. Every row is judged as onnxruntime runs the file. Baselines are those of
+`benchmarks.baselines`, on the same pictures; each row of theirs is a point estimate, ours has a certificate.
+
+Candidates are kept in a folder (`--folder`) as they are made; a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+
+from benchmarks.cpu_truth import RESULTS, machine
+from benchmarks.nets import NETS, fashion, trained
+from benchmarks.nets.train import augment
+from enxuto.compressing import Effort, compress
+from enxuto.compressing.distilling import Distillation
+from enxuto.records import Compressed, Limits, write_atomically
+from enxuto.samples import Splits
+
+LOOKS = 4  # at the test pictures: finalists of the search, and plain 8 bits; each has a quarter of the error
+RESULT = RESULTS / "compress.json"
+#: Effort by net: small nets can afford more epochs, and finer levels.
+EFFORT = {
+    "vgg_style": Effort(step=0.4, distillation=Distillation(epochs=3, rate=2e-3)),
+    "resnet_style": Effort(step=0.6, distillation=Distillation(epochs=4, rate=2e-3)),
+    "mobilenet_style": Effort(step=0.7, distillation=Distillation(epochs=4, rate=2e-3)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One net: the original and what it became. Bytes; accuracies and bounds on the 10,000 test pictures."""
+
+    net: str
+    original_file: int
+    original_gzip: int
+    file: int
+    gzip: int
+    weights: int
+    parameters_ratio: float
+    accuracy: float
+    original_accuracy: float
+    upper_drop: float
+    decision: str
+    ram_ratio: float
+    latency_ratio: float
+    candidates: int
+    seconds: float
+
+
+def row_of(name: str, folder: Path) -> tuple[Row, Compressed]:
+    """Compress one net and certify it."""
+    learn, held_out = fashion.split(fashion.train())
+    began = time.monotonic()
+    found = compress(
+        trained(name),
+        Splits(calibrate=learn, choose=held_out, certify=fashion.test()),
+        out=folder / name,
+        limits=Limits(max_drop=0.01),
+        effort=EFFORT[name],
+        finalists=LOOKS,
+        change=lambda pictures: augment(pictures, torch.default_generator),
+        progress=lambda line: print(f"  {time.monotonic() - began:6.0f} s  {line}", flush=True),
+    )
+    original, artefact, certificate = found.original, found.artefact, found.certificate
+    if artefact is None or certificate is None:
+        raise SystemExit(f"{name}: nothing was certified")
+    return (
+        Row(
+            net=name,
+            original_file=original.file_bytes,
+            original_gzip=original.gzip_bytes,
+            file=artefact.file_bytes,
+            gzip=artefact.gzip_bytes,
+            weights=artefact.weight_bytes,
+            parameters_ratio=artefact.parameters / original.parameters,
+            accuracy=certificate.candidate.metric,
+            original_accuracy=certificate.original.metric,
+            upper_drop=certificate.judgement.upper,
+            decision=certificate.decision.value,
+            ram_ratio=original.ram_bytes / artefact.ram_bytes,
+            latency_ratio=artefact.latency.median if artefact.latency else 0.0,
+            candidates=len(found.candidates),
+            seconds=round(found.seconds, 1),
+        ),
+        found,
+    )
+
+
+def line(row: Row) -> str:
+    """A row as text."""
+    sizes = f"{row.original_file:9,} → {row.file:8,} B  {row.original_file / row.file:5.1f}×"
+    packed = f"gzip {row.original_gzip:9,} → {row.gzip:8,} B  {row.original_gzip / row.gzip:5.1f}×"
+    quality = f"{row.original_accuracy:.2%} → {row.accuracy:.2%}, at most {row.upper_drop:.2%} lost"
+    return f"{row.net:16} {sizes}  {packed}  {quality}  RAM {row.ram_ratio:.1f}× time {row.latency_ratio:.2f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--net", nargs="+", choices=sorted(NETS), default=sorted(NETS))
+    parser.add_argument(
+        "--folder", type=Path, default=Path(os.environ.get("TMPDIR", "/tmp")) / "enxuto-compress"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    known = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
+    rows = {row["net"]: row for row in known}
+    candidates = json.loads(RESULT.read_text())["candidates"] if RESULT.exists() else {}
+    for name in options.net:
+        print(name)
+        row, found = row_of(name, options.folder)
+        print(line(row), flush=True)
+        rows[name] = asdict(row)
+        candidates[name] = json.loads(msgspec.json.encode(found.candidates))
+        content = {"machine": machine(), "rows": list(rows.values()), "candidates": candidates}
+        write_atomically(RESULT, (json.dumps(content, indent=1) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

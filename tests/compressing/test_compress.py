@@ -1,0 +1,194 @@
+"""`compress` end to end on real digits: limits, certificates, resuming, determinism, and what cannot be done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import enxuto as ex
+from enxuto.compressing import Effort, compress, levels
+from enxuto.compressing.distilling import Distillation
+from enxuto.errors import UsageError, UserCodeError
+from enxuto.records import Candidate, Compressed, Decision, Limits, Repair, read
+from enxuto.samples import Samples, Splits
+from examples.digits import load_digits
+
+pytest.importorskip("onnxruntime")
+
+QUICK = Effort(
+    step=0.4, least=0.3, refine=0, distillation=Distillation(epochs=1), spared=(), fine_tune=False, pairs=3
+)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, stride=2)
+        self.norm = nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 16, 3, stride=2)
+        self.hidden = nn.Linear(16 * 36, 32)
+        self.last = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.second(F.relu(self.norm(self.first(x)))))
+        return self.last(F.relu(self.hidden(x.flatten(1))))
+
+
+@cache
+def digits() -> Splits:
+    images, labels = load_digits()
+    parts = [Samples((images[a:b],), labels[a:b]) for a, b in ((0, 1500), (1500, 2500), (2500, 5000))]
+    return Splits(calibrate=parts[0], choose=parts[1], certify=parts[2])
+
+
+@cache
+def trained() -> nn.Module:
+    torch.manual_seed(0)
+    model, data = Small(), digits().calibrate
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(6):
+        for batch in data.batches(64):
+            optimizer.zero_grad()
+            F.cross_entropy(model(*batch.inputs), batch.targets).backward()
+            optimizer.step()
+    return model.eval()
+
+
+def made(row: Candidate) -> Candidate:
+    """A row without what is timed and measured."""
+    return replace(row, latency=None, ram_bytes=0)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Compressed, Path]:
+    out = tmp_path_factory.mktemp("compressed")
+    return compress(trained(), digits(), out=out, limits=Limits(max_drop=0.03), effort=QUICK), out
+
+
+def test_what_is_chosen_is_small_and_certified(found: tuple[Compressed, Path]) -> None:
+    compressed, out = found
+    artefact, certificate = compressed.artefact, compressed.certificate
+    assert artefact is not None
+    assert certificate is not None
+    assert certificate.decision is Decision.ACCEPTED
+    assert artefact.file_bytes * 3 < compressed.original.file_bytes
+    assert artefact.covered_ratio > 0.9
+    assert artefact.refused == ""
+    assert all(row.refused for row in compressed.candidates if row not in (compressed.original, artefact))
+    assert certificate.data == digits().certify.fingerprint
+    assert certificate.candidate.sha256 == artefact.sha256
+    assert (out / "model.onnx").stat().st_size == artefact.file_bytes
+
+
+def test_the_shipped_file_gives_the_certificate_again(found: tuple[Compressed, Path]) -> None:
+    from enxuto.compressing.runtimes import runtime
+    from enxuto.verifying import Runnable, recheck
+
+    compressed, out = found
+    run = runtime().load(out / "model.onnx")
+    candidate = Runnable(
+        run=lambda *x: run(*(each.numpy() for each in x))[0],
+        runtime="onnxruntime",
+        files=(out / "model.onnx",),
+    )
+    certificate = ex.read(out / "certificate.json")
+    assert certificate == compressed.certificate
+    assert recheck(certificate, data=digits().certify, original=trained(), candidate=candidate).holds
+    assert read(out / "compressed.json") == compressed
+
+
+def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+    model = Small().train()
+    model.load_state_dict(trained().state_dict())
+    before, state = torch.get_rng_state(), {name: value.clone() for name, value in model.state_dict().items()}
+    compress(model, digits(), out=tmp_path, limits=Limits(file=2000), effort=replace(QUICK, least=0.9))
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert all(part.training for part in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_second_search_goes_on_from_the_first(
+    found: tuple[Compressed, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compressed, out = found
+    monkeypatch.setattr(levels, "distil", lambda *_, **__: pytest.fail("taught again"))
+    again = compress(trained(), digits(), out=out, limits=Limits(max_drop=0.03), effort=QUICK)
+    assert replace(again, seconds=0.0) == replace(compressed, seconds=0.0)
+
+
+def test_a_search_that_was_stopped_ends_like_one_that_was_not(
+    found: tuple[Compressed, Path], tmp_path: Path
+) -> None:
+    def stop(line: str) -> None:
+        if line.startswith("making 40"):
+            raise KeyboardInterrupt
+
+    options = {"out": tmp_path, "limits": Limits(max_drop=0.03), "effort": QUICK}
+    with pytest.raises(KeyboardInterrupt):
+        compress(trained(), digits(), progress=stop, **options)
+    assert not (tmp_path / "model.onnx").exists()
+    ended = compress(trained(), digits(), **options)
+    assert [made(row) for row in ended.candidates] == [made(row) for row in found[0].candidates]
+    assert ended.chosen == found[0].chosen
+
+
+def test_limits_that_nothing_keeps_are_an_answer(tmp_path: Path) -> None:
+    limits = Limits(file=2000, max_drop=0.03)
+    compressed = compress(trained(), digits(), out=tmp_path, limits=limits, effort=replace(QUICK, least=0.5))
+    assert compressed.chosen == -1
+    assert compressed.artefact is None
+    assert {row.refused for row in compressed.candidates[1:]} == {"the file is too large"}
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_limits_stop_the_search_where_they_are_kept(tmp_path: Path) -> None:
+    """Without pruning 8 bits are enough, and keep more quality than anything smaller."""
+    limits = Limits(file=40_000, max_drop=0.03)
+    compressed = compress(trained(), digits(), out=tmp_path, limits=limits, effort=QUICK)
+    assert [row.settings.kept_ratio for row in compressed.candidates[1:] if row.settings] == [1.0]
+    assert compressed.chosen == 1
+
+
+def test_repairs_are_tried_where_rounding_hurts(tmp_path: Path) -> None:
+    """A channel a thousand times wider than its neighbours: plain 8 bits with one range fail, a repair helps."""
+    model = Small()
+    model.load_state_dict(trained().state_dict())
+    with torch.no_grad():
+        model.hidden.weight[0] *= 3000
+        model.hidden.bias[0] *= 3000
+        model.last.weight[:, 0] /= 3000
+    compressed = compress(
+        model, digits(), out=tmp_path, limits=Limits(max_drop=0.03), effort=replace(QUICK, least=0.9)
+    )
+    first, *others = compressed.candidates[1:]
+    assert first.refused == "quality does not hold on the choosing samples"
+    assert any(row.settings and Repair.EQUALISE in row.settings.repairs for row in others)
+    assert compressed.artefact is not None
+    assert compressed.artefact.drop < first.drop
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_what_cannot_be_compressed_says_why(tmp_path: Path) -> None:
+    unlabelled = Samples(digits().choose.inputs)
+    with pytest.raises(UsageError, match="labelled"):
+        compress(trained(), unlabelled, out=tmp_path)
+    with pytest.raises(UsageError, match="too few"):
+        compress(trained(), digits().choose.first(2), out=tmp_path)
+    with pytest.raises(UsageError, match="TorchScript"):
+        compress(torch.jit.trace(trained(), digits().choose.inputs[0][:1]), digits(), out=tmp_path)
+    with pytest.raises(UsageError, match="a module or a Workload"):
+        compress(3, digits(), out=tmp_path)  # type: ignore[arg-type]
+
+    def broken() -> nn.Module:
+        raise RuntimeError("no weights here")
+
+    work = ex.Workload(model=broken, batch=lambda n=None: torch.ones(1), loss=lambda model, x: model(x))
+    with pytest.raises(UserCodeError, match="no weights here"):
+        compress(work, digits(), out=tmp_path)
