@@ -170,12 +170,12 @@ def smaller(before: int, after: int) -> str:
     """How many times smaller something became.
 
     >>> smaller(100, 8), smaller(100, 125), smaller(100, 100), smaller(100, 0)
-    ('12.5× smaller', '1.2× larger', 'as large', '')
+    ('12.5× smaller', '1.2× larger', 'the same', '')
     """
     if min(before, after) <= 0:  # not measured, or less than the runtime takes for itself
         return ""
     if before == after:
-        return "as large"
+        return "the same"
     return f"{before / after:.1f}× smaller" if after < before else f"{after / before:.1f}× larger"
 
 
