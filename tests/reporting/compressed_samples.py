@@ -70,7 +70,7 @@ def candidate(
         flags=flags or OnnxRuntimeFlags(),
         metric=0.9234 - drop,
         drop=drop,
-        upper_drop=drop + 0.0031 if settings else 0.0,
+        upper_drop=drop + 0.0031,
         agreement=1.0 - abs(drop) - 0.01 if settings else 1.0,
         kl=abs(drop) / 3 if settings else 0.0,
         refused=refused,

@@ -95,7 +95,7 @@ def test_every_candidate_is_a_mark_with_a_whisker_to_its_bound(name: str, pages:
     beyond = [x for trace in traces if trace["name"] == "beyond" for x in trace["x"]]
     assert len(drawn) + len(beyond) == len(record.candidates)
     wanted = {
-        (each.file_bytes, scale * each.drop): each.upper_drop
+        (each.file_bytes, scale * each.drop): each.upper_drop if each.settings else 0.0
         for each in record.candidates
         if each.file_bytes not in beyond
     }

@@ -132,7 +132,7 @@ def _marks(every: Sequence[CandidateRow], name: str, scale: int, compressed: Com
     if not alike:
         return None
     symbol, _, colour = GROUPS[name]
-    bounds = [scale * max(row.candidate.upper_drop - row.candidate.drop, 0.0) for row in alike]
+    bounds = [scale * _whisker(row) for row in alike]
     return {
         "type": "scatter",
         "mode": "markers",
@@ -157,6 +157,12 @@ def _marks(every: Sequence[CandidateRow], name: str, scale: int, compressed: Com
         "hovertext": [_about(row, compressed) for row in alike],
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
+
+
+def _whisker(row: CandidateRow) -> float:
+    """From the drop to its bound; the original loses nothing against itself, whatever a bound says."""
+    each = row.candidate
+    return max(each.upper_drop - each.drop, 0.0) if each.settings else 0.0
 
 
 def _beyond(every: Sequence[CandidateRow], top: float, scale: int, compressed: Compressed) -> list[Figure]:
