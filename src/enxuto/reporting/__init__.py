@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..records import (
     Certificate,
+    Compressed,
     Difference,
     Explanation,
     Fitted,
@@ -19,12 +20,13 @@ from ..records import (
     Verdict,
 )
 from . import fragment
+from .compressed_card import model_card
 from .registry import FORMS, print_record, register, render, to_html, to_text, write_html
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["FORMS", "print_record", "register", "render", "to_html", "to_text", "write_html"]
+__all__ = ["FORMS", "model_card", "print_record", "register", "render", "to_html", "to_text", "write_html"]
 
 
 def _explanation_card(explanation: Explanation) -> RenderableType:
@@ -81,6 +83,12 @@ def _recheck_card(recheck: Recheck) -> RenderableType:
     return recheck_card(recheck)
 
 
+def _compressed_card(compressed: Compressed) -> RenderableType:
+    from .compressed_terminal import compressed_card
+
+    return compressed_card(compressed)
+
+
 def _explanation_page(explanation: Explanation) -> str:
     from .html import page
 
@@ -105,6 +113,12 @@ def _fitted_page(fitted: Fitted) -> str:
     return fitted_page(fitted)
 
 
+def _compressed_page(compressed: Compressed) -> str:
+    from .compressed_html import compressed_page
+
+    return compressed_page(compressed)
+
+
 register(
     Explanation.kind, card=_explanation_card, page=_explanation_page, fragment=fragment.explanation_fragment
 )
@@ -116,3 +130,9 @@ register(Verdict.kind, card=_verdict_card, page=_verdict_page, fragment=fragment
 register(Fitted.kind, card=_fitted_card, page=_fitted_page, fragment=fragment.fitted_fragment)
 register(Certificate.kind, card=_certificate_card, fragment=fragment.certificate_fragment)
 register(Recheck.kind, card=_recheck_card, fragment=fragment.recheck_fragment)
+register(
+    Compressed.kind,
+    card=_compressed_card,
+    page=_compressed_page,
+    fragment=fragment.compressed_fragment,
+)

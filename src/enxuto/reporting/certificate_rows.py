@@ -43,7 +43,7 @@ def summary(certificate: Certificate) -> list[tuple[str, str]]:
     ]
     if worst := certificate.worst_class:
         counts = f"{worst.hurt:,} hurt, {worst.helped:,} helped of {counted(worst.n, 'sample')}"
-        text = f"class {worst.label} loses {_points(worst.drop)} ({counts}); seen, not certified by itself"
+        text = f"class {worst.label} loses {points(worst.drop)} ({counts}); seen, not certified by itself"
         rows.append(("worst class", text))
     return rows
 
@@ -98,13 +98,13 @@ def _discordant(counts: Counts) -> str:
 
 def _amount(certificate: Certificate, drop: float) -> str:
     """A drop in the unit of its metric."""
-    return _points(drop) if isinstance(certificate.evidence, Counts) else f"{drop:.4g}"
+    return points(drop) if isinstance(certificate.evidence, Counts) else f"{drop:.4g}"
 
 
-def _points(share: float) -> str:
+def points(share: float) -> str:
     """A share of samples in points.
 
-    >>> _points(0.01), _points(-0.0025)
+    >>> points(0.01), points(-0.0025)
     ('1.00 points', '-0.25 points')
     """
     return f"{100 * share:.2f} points"

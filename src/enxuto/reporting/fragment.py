@@ -12,6 +12,7 @@ from ..records import (
     Category,
     Certificate,
     Change,
+    Compressed,
     Difference,
     Explanation,
     Fitted,
@@ -23,7 +24,8 @@ from ..records import (
     Verdict,
 )
 from ..units import format_bytes, format_signed_bytes
-from . import certificate_rows, plan_rows, rows, wording
+from . import certificate_rows, compressed_rows, plan_rows, rows, wording
+from .compressed_rows import CandidateRow
 from .palette import NUMERICS_SHADES, SHADES, SURFACES
 from .plan_rows import LeverRow
 from .rows import Row
@@ -40,6 +42,7 @@ _CELL = "padding:3px 0 3px 14px;border:0;background:none;text-align:right;white-
 _LABEL = "padding:3px 0;border:0;background:none;text-align:left;overflow-wrap:anywhere"
 _RULE = ";border-top:1px solid rgba(128,128,128,.35)"
 _MUTED = "opacity:.72"
+_CANDIDATES = 8
 
 
 def explanation_fragment(explanation: Explanation) -> str:
@@ -127,6 +130,38 @@ def recheck_fragment(recheck: Recheck) -> str:
         f"{_certificate_content(recheck.certificate)}"
         f'<div style="margin-top:10px">Looked at again: {escape(certificate_rows.recheck_outcome(recheck))}</div>'
         f'<table style="{_TABLE}">{_pair_lines(checks, wraps=True)}</table>'
+    )
+
+
+def compressed_fragment(compressed: Compressed) -> str:
+    """The candidates that matter most, and the certificate, as a card."""
+    shown = compressed_rows.candidates(compressed, limit=_CANDIDATES)
+    heads = ("file", "gzip", "peak RAM", compressed_rows.metric_head(compressed), "drop, at most")
+    head = "".join(f'<th style="{_CELL};{_MUTED};font-weight:400">{escape(name)}</th>' for name in heads)
+    needs = [("nearest", each) for each in compressed_rows.why_nothing(compressed)]
+    needs += [("to allow", each) for each in compressed_rows.needed(compressed)]
+    more = compressed_rows.left_out(len(shown), compressed)
+    return _box(
+        f"<div><strong>{escape(wording.plain(compressed.workload))}</strong> "
+        f'<span style="{_MUTED}">{escape(compressed_rows.headline(compressed))}</span></div>'
+        f"<div>Certificate: {escape(compressed_rows.certified(compressed))}</div>"
+        + (f'<table style="{_TABLE}">{_pair_lines(needs, wraps=True)}</table>' if needs else "")
+        + f'<table style="{_TABLE}"><tr><th style="{_LABEL}"></th>{head}</tr>'
+        f"{''.join(map(_candidate_line, shown))}</table>"
+        f'<div style="{_MUTED};margin-top:8px">{escape(compressed_rows.drop_note(compressed))}. {more}</div>'
+    )
+
+
+def _candidate_line(row: CandidateRow) -> str:
+    each = row.candidate
+    name = f"{escape(row.name)}{' ← chosen' if row.chosen else ''}"
+    weight = ";font-weight:600" if row.chosen else ""
+    ram = _number(each.ram_bytes) if each.ram_bytes else compressed_rows.NONE
+    values = (_number(each.file_bytes), _number(each.gzip_bytes), ram, escape(row.metric), escape(row.upper))
+    cells = "".join(f'<td style="{_CELL}">{value}</td>' for value in values)
+    return (
+        f'<tr style="background:none{weight}"><td style="{_LABEL}" title="{escape(row.refused)}">{name}</td>'
+        f"{cells}</tr>"
     )
 
 
