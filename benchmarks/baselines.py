@@ -23,7 +23,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -320,7 +319,6 @@ class Row:
         right: of them, named right in onnxruntime.
         hurt: named right by the float32 net only.
         helped: named right by this one only.
-        seconds: wall time to write the file, on a machine that others used too.
         sha256: of the file.
         failed: why there is none; the figures are then 0.
     """
@@ -335,7 +333,6 @@ class Row:
     right: int = 0
     hurt: int = 0
     helped: int = 0
-    seconds: float = 0.0
     sha256: str = ""
     failed: str = ""
 
@@ -414,10 +411,8 @@ class Bench:
             settings=asdict(baseline),  # type: ignore[call-overload]
             versions=versions(baseline),
         )
-        began = time.perf_counter()
         try:
             path = artefact(net, baseline, self.data, folder=self.folder)
-            seconds = time.perf_counter() - began
             right = self._right(path)
         except Exception as error:  # other people's tools fail in their own ways; the table says so
             return replace(row, failed=f"{type(error).__name__}: {str(error).strip()[:300]}")
@@ -431,7 +426,6 @@ class Bench:
             right=int(right.sum()),
             hurt=int((reference & ~right).sum()),
             helped=int((right & ~reference).sum()),
-            seconds=round(seconds, 1),
             sha256=hashlib.sha256(content).hexdigest(),
         )
 
