@@ -26,7 +26,9 @@ from ..records import (
     OnnxRuntimeFlags,
     OptimizationLevel,
     write,
+    write_atomically,
 )
+from ..reporting import model_card
 from ..samples import Samples, Splits
 from ..verifying import Ledger, Runnable, certify
 from ..workload import Workload
@@ -64,8 +66,8 @@ def compress(
         work: the trained network: a module, or a Workload whose `model()` gives it with its weights.
         data: labelled samples, `(inputs, targets)` or what else `Samples.of` takes; or `Splits`, whose three sets
             are kept as they are. One set is split under `seed`.
-        out: a folder: `model.onnx`, `certificate.json`, `compressed.json`, and `search/`, from which a search that
-            was stopped goes on.
+        out: a folder: `model.onnx`, `README.md`, `certificate.json`, `compressed.json`, and `search/`, from which a
+            search that was stopped goes on.
         limits: of file, memory, latency and drop.
         train: samples that pruned networks learn from; None takes those that calibrate.
         metric: `metric(outputs, targets)` gives one score for each sample; None is top-1 accuracy.
@@ -126,6 +128,15 @@ def compress(
         seconds=time.monotonic() - began,
     )
     write(found, folder / "compressed.json")
+    if found.artefact is not None:
+        inputs = OnnxRuntime().describe(folder / "model.onnx").inputs
+        card = model_card(
+            found,
+            example_shape=tuple(splits.choose.inputs[0][:1].shape),
+            input_names=tuple(each.name for each in inputs),
+            dtype=str(splits.choose.inputs[0].dtype).removeprefix("torch."),
+        )
+        write_atomically(folder / "README.md", card.encode())
     return found
 
 
