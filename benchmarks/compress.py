@@ -28,16 +28,18 @@ from benchmarks.nets import NETS, fashion, trained
 from benchmarks.nets.train import augment
 from enxuto.compressing import Effort, compress
 from enxuto.compressing.distilling import Distillation
-from enxuto.records import Compressed, Limits, write_atomically
+from enxuto.compressing.runtimes import runtime
+from enxuto.records import Certificate, Compressed, Limits, write_atomically
 from enxuto.samples import Splits
+from enxuto.verifying import Runnable, certify
 
 LOOKS = 4  # at the test pictures: finalists of the search, and plain 8 bits; each has a quarter of the error
 RESULT = RESULTS / "compress.json"
 #: Effort by net: small nets can afford more epochs, and finer levels.
 EFFORT = {
     "vgg_style": Effort(step=0.4, distillation=Distillation(epochs=3, rate=2e-3)),
-    "resnet_style": Effort(step=0.6, distillation=Distillation(epochs=4, rate=2e-3)),
-    "mobilenet_style": Effort(step=0.7, distillation=Distillation(epochs=4, rate=2e-3)),
+    "resnet_style": Effort(step=0.5, distillation=Distillation(epochs=4, rate=2e-3)),
+    "mobilenet_style": Effort(step=0.6, distillation=Distillation(epochs=4, rate=2e-3)),
 }
 
 
@@ -56,6 +58,11 @@ class Row:
     original_accuracy: float
     upper_drop: float
     decision: str
+    int8_file: int
+    int8_gzip: int
+    int8_accuracy: float
+    int8_upper_drop: float
+    int8_latency_ratio: float
     ram_ratio: float
     latency_ratio: float
     candidates: int
@@ -79,6 +86,10 @@ def row_of(name: str, folder: Path) -> tuple[Row, Compressed]:
     original, artefact, certificate = found.original, found.artefact, found.certificate
     if artefact is None or certificate is None:
         raise SystemExit(f"{name}: nothing was certified")
+    int8 = found.candidates[1]
+    assert int8.settings is not None
+    assert int8.settings.kept_ratio == 1
+    plain = int8_certificate(name, folder / name / "search", int8.sha256)
     return (
         Row(
             net=name,
@@ -92,6 +103,11 @@ def row_of(name: str, folder: Path) -> tuple[Row, Compressed]:
             original_accuracy=certificate.original.metric,
             upper_drop=certificate.judgement.upper,
             decision=certificate.decision.value,
+            int8_file=int8.file_bytes,
+            int8_gzip=int8.gzip_bytes,
+            int8_accuracy=plain.candidate.metric,
+            int8_upper_drop=plain.judgement.upper,
+            int8_latency_ratio=int8.latency.median if int8.latency else 0.0,
             ram_ratio=original.ram_bytes / artefact.ram_bytes,
             latency_ratio=artefact.latency.median if artefact.latency else 0.0,
             candidates=len(found.candidates),
@@ -99,6 +115,17 @@ def row_of(name: str, folder: Path) -> tuple[Row, Compressed]:
         ),
         found,
     )
+
+
+def int8_certificate(name: str, folder: Path, sha256: str) -> Certificate:
+    """Of the candidate that is only quantized: one of the LOOKS at the test pictures."""
+    ort = runtime()
+    (path,) = [path for path in folder.glob("candidate-*.onnx") if ort.sha256(path) == sha256]
+    run = ort.load(path)
+    candidate = Runnable(
+        run=lambda *inputs: run(*(each.numpy() for each in inputs))[0], runtime="onnxruntime", files=(path,)
+    )
+    return certify(trained(name), candidate, fashion.test(), tolerance=0.01, looks=LOOKS)
 
 
 def line(row: Row) -> str:

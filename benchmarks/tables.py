@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.recompute import EVERY_BLOCK, NONE, OURS, TORCH, Row, cheapest
+from enxuto.records.bounds import upper_drop
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -105,6 +106,40 @@ def guard_table() -> str:
     return "\n".join(lines)
 
 
+def compress_table() -> str:
+    """`compress.json` and `baselines.json` as Markdown: compressed files, and what they keep of 10,000 pictures."""
+    content = json.loads((RESULTS / "compress.json").read_text())
+    baselines = list(json.loads((RESULTS / "baselines.json").read_text())["rows"].values())
+    lines = [
+        "| gzip, times smaller; right answers; at most lost | float32 | best baseline | enxuto, int8 alone | enxuto |",
+        "|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        start = row["original_gzip"]
+        int8 = start / row["int8_gzip"], row["int8_accuracy"], row["int8_upper_drop"]
+        ours = start / row["gzip"], row["accuracy"], row["upper_drop"]
+        best = best_baseline([b for b in baselines if b["net"] == row["net"]], start)
+        plain = f"{start / 1000:,.0f} kB; {row['original_accuracy']:.2%}"
+        cells = [plain, best, *(f"{r:.1f}×; {a:.2%}; {u:.2%}" for r, a, u in (int8, ours))]
+        lines.append(f"| {row['net']} | {' | '.join(cells)} |")
+    machine = content["machine"]
+    lines.append(
+        f"\ntorch {machine['torch']}, {machine['cpu']}; all rows: `python -m benchmarks.compress`, `.baselines`"
+    )
+    return "\n".join(lines)
+
+
+def best_baseline(rows: list[dict[str, Any]], start: int) -> str:
+    """The smallest baseline that loses at most one point by the bound that ours has to keep."""
+    held = [
+        (row["gzip_bytes"], row, bound)
+        for row in rows
+        if not row["failed"] and (bound := upper_drop(row["hurt"], row["helped"], row["n"], 0.05)) <= 0.01
+    ]
+    nbytes, row, bound = min(held, key=lambda each: each[0])
+    return f"{row['baseline']}: {start / nbytes:.1f}×; {row['right'] / row['n']:.2%}; {bound:.2%}"
+
+
 def _peak(row: Row | None) -> str:
     return "-" if row is None else f"{row.peak / 2**20:.1f}, {row.extra_percent:+.2f} %"
 
@@ -115,6 +150,7 @@ def main() -> int:
         "cost": cost_table(),
         "recompute": recompute_table(),
         "guard": guard_table(),
+        "compress": compress_table(),
     }
     for name in ("README.md", "README.pt-BR.md"):
         path = ROOT / name

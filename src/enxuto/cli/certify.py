@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import MissingDependency, UsageError
+from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..records import Certificate, Recheck
     from ..verifying import Runnable
 
@@ -137,30 +135,18 @@ def _original(target: str) -> Any:
 
 def _predictor(path: Path) -> Runnable:
     """An artefact as its runtime executes it, by the runtime's own defaults."""
+    from ..compressing.runtimes import runtime
     from ..verifying import Runnable
 
     if path.suffix != ".onnx" or not path.is_file():
         raise UsageError(f"cannot run {path}: it is no .onnx file that is there")
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingDependency(
-            "an .onnx file is judged in onnxruntime; install it with pip install 'enxuto[compress]'"
-        ) from None
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no public base
-        raise UsageError(f"onnxruntime cannot load {path}: {str(error).splitlines()[0][:160]}") from None
-    names = [each.name for each in session.get_inputs()]
-
-    def run(*inputs: Tensor) -> Any:
-        return session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})[
-            0
-        ]
-
-    weights = path.with_name(f"{path.name}.data")  # where torch's exporter puts weights that it keeps outside
-    files = (path, weights) if weights.is_file() else (path,)
-    return Runnable(run=run, runtime=f"onnxruntime {onnxruntime.__version__}", files=files)
+    ort = runtime()
+    run = ort.load(path)
+    return Runnable(
+        run=lambda *inputs: run(*(tensor.numpy() for tensor in inputs))[0],
+        runtime=" ".join(ort.versions()[0]),
+        files=tuple(ort.files(path)),
+    )
 
 
 def tolerance(text: str, *, own_metric: bool) -> float:
