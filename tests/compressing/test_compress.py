@@ -139,6 +139,32 @@ def test_a_search_that_was_stopped_ends_like_one_that_was_not(
     assert ended.chosen == found[0].chosen
 
 
+def test_a_memory_limit_is_kept_by_the_runtime_s_settings(
+    found: tuple[Compressed, Path], tmp_path: Path
+) -> None:
+    """What ships is the file that those settings ask for, and the certificate is about that file."""
+    plain = found[0].candidates[1]
+    limits = Limits(ram=plain.ram_bytes * 9 // 10, max_drop=0.03)
+    compressed = compress(trained(), digits(), out=tmp_path, limits=limits, effort=replace(QUICK, least=0.9))
+    artefact, certificate = compressed.artefact, compressed.certificate
+    assert artefact is not None
+    assert certificate is not None
+    assert artefact.flags != plain.flags
+    assert artefact.ram_bytes <= limits.ram < plain.ram_bytes
+    assert certificate.candidate.sha256 == artefact.sha256
+    assert (tmp_path / "model.onnx").stat().st_size == artefact.file_bytes
+
+
+def test_another_search_in_the_folder_takes_the_old_artefact_away(tmp_path: Path) -> None:
+    effort = replace(QUICK, least=0.9)
+    kept = compress(trained(), digits(), out=tmp_path, limits=Limits(max_drop=0.03), effort=effort)
+    assert kept.artefact is not None
+    assert (tmp_path / "README.md").exists()
+    none = compress(trained(), digits(), out=tmp_path, limits=Limits(file=100, max_drop=0.03), effort=effort)
+    assert none.artefact is None
+    assert not (tmp_path / "model.onnx").exists()
+
+
 def test_limits_that_nothing_keeps_are_an_answer(tmp_path: Path) -> None:
     limits = Limits(file=2000, max_drop=0.03)
     compressed = compress(trained(), digits(), out=tmp_path, limits=limits, effort=replace(QUICK, least=0.5))

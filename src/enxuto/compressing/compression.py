@@ -111,6 +111,8 @@ def compress(
         say=say,
     )
     rows = search.run()
+    for stale in ("model.onnx", "certificate.json", "README.md"):  # of an earlier search with other limits
+        (folder / stale).unlink(missing_ok=True)
     rows, chosen, certificate = _finals(
         search, rows, model, splits, metric, higher_is_better, finalists, folder
     )
@@ -213,7 +215,9 @@ def _tuned(search: Search, row: Candidate) -> Candidate:
     )
     if found.best is None:
         return row
-    return replace(row, flags=found.best.flags, ram_bytes=found.best.cost.above_base_bytes)
+    flags = found.best.flags
+    ratio = search.latency(search.artefact(row), flags)
+    return replace(row, flags=flags, ram_bytes=found.best.cost.above_base_bytes, latency=ratio)
 
 
 def _prepared(search: Search, row: Candidate) -> tuple[Path, Candidate]:

@@ -24,6 +24,7 @@ from ..records import (
     LayerNeed,
     Limits,
     OnnxRuntimeFlags,
+    Quartiles,
     Ranges,
     Recipe,
     Repair,
@@ -277,9 +278,12 @@ class Search:
         row = replace(row, ram_bytes=cost.above_base_bytes)
         if settings is None:
             return row
-        pair = (path, flags), (self._file(None, "onnx"), flags)
-        ratio = compare_latency(*pair, self.example, runtime=ort, pairs=self.effort.pairs)
-        return replace(row, latency=ratio.ratio)
+        return replace(row, latency=self.latency(path, flags))
+
+    def latency(self, path: Path, flags: OnnxRuntimeFlags) -> Quartiles:
+        """Time of a run under settings, as a multiple of the original's under the runtime's own."""
+        pair = (path, flags), (self._file(None, "onnx"), OnnxRuntimeFlags())
+        return compare_latency(*pair, self.example, runtime=runtime(), pairs=self.effort.pairs).ratio
 
     def _file(self, settings: Settings | None, suffix: str) -> Path:
         text = msgspec.json.encode(settings) + self.key.encode()
