@@ -184,3 +184,26 @@ def other_run(path):
 def broken(path):
     path.write_bytes(b"no checkpoint")
     distil(net(12, 1), net(6, 2), samples(), SETTINGS, checkpoint=path)
+
+
+def test_a_teacher_whose_answers_never_change_says_them_once() -> None:
+    """And the student learns the same as when it says them in every batch."""
+
+    class Counting(nn.Linear):
+        rows = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            Counting.rows += len(x)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    teacher, data, settings = Counting(4, 3), torch.randn(64, 4), Distillation(epochs=3, batch=16, rate=0.05)
+    students = [nn.Linear(4, 3) for _ in range(2)]
+    students[1].load_state_dict(students[0].state_dict())
+    once = distil(teacher, students[0], data, settings)
+    assert Counting.rows == 64 + 1  # one sample tells how large an answer is
+    every_time = distil(teacher, students[1], data, settings, change=lambda x: x)
+    assert Counting.rows == 65 + 3 * 64
+    for first, second in zip(once, every_time, strict=True):
+        torch.testing.assert_close(first.loss, second.loss, rtol=1e-5, atol=0)
+    torch.testing.assert_close(students[0].weight, students[1].weight, rtol=1e-4, atol=1e-6)

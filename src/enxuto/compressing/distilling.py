@@ -32,6 +32,9 @@ Change: TypeAlias = Callable[[Tensor], Tensor]
 _VERSION = 1
 
 
+_KEPT_BYTES = 2**28  # of a teacher's answers
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hint:
     """A module of the teacher and one of the student whose outputs should look at the same places."""
@@ -144,8 +147,9 @@ def distil(
     optimizer = torch.optim.AdamW(trained, lr=settings.rate, weight_decay=settings.decay)
     identity = _identity(settings, samples, teacher, student)
     history = _resume(checkpoint, identity, student, optimizer)
-    lesson = _Lesson(teacher, student, settings, loss, change)
     with _quiet_teacher(teacher), _training(student), torch.random.fork_rng(devices=[]):
+        said = None if change or settings.hints else _answers(teacher, samples, settings)
+        lesson = _Lesson(teacher, student, settings, loss, change, said)
         for epoch in range(len(history), settings.epochs):
             torch.manual_seed(settings.seed * 1_000_003 + epoch)
             history.append(_epoch(lesson, optimizer, samples, epoch))
@@ -164,15 +168,16 @@ class _Lesson:
     settings: Distillation
     loss: Callable[[Any, Tensor], Tensor]
     change: Change | None
+    said: Tensor | None = None  # the teacher's answers to all samples, where they never change
 
-    def losses(self, batch: Samples) -> tuple[Tensor, Epoch]:
+    def losses(self, samples: Samples, rows: Tensor) -> tuple[Tensor, Epoch]:
         """The loss of a batch, and its parts as numbers."""
-        settings = self.settings
+        settings, batch = self.settings, samples.take(rows)
         inputs = batch.inputs
         if self.change is not None:
             inputs = (self.change(inputs[0]), *inputs[1:])
         with _listening(self.teacher, [hint.teacher for hint in settings.hints]) as shown, torch.no_grad():
-            said = self.teacher(*inputs)
+            said = self.teacher(*inputs) if self.said is None else self.said[rows]
         with _listening(self.student, [hint.student for hint in settings.hints]) as own:
             answer = self.student(*inputs)
         share = settings.labels if batch.targets is not None else 0.0
@@ -183,6 +188,15 @@ class _Lesson:
         hints = sum((attention_loss(a, b) for a, b in zip(own, shown, strict=True)), soft.new_zeros(()))
         total = (1 - share) * soft + share * hard + settings.hints_weight * hints
         return total, Epoch(loss=total.item(), teacher=soft.item(), labels=hard.item(), hints=hints.item())
+
+
+def _answers(teacher: nn.Module, samples: Samples, settings: Distillation) -> Tensor | None:
+    """The teacher's outputs for every sample, said once instead of in every epoch; None where they are too many."""
+    with torch.no_grad():
+        first = teacher(*samples.first(1).inputs)
+        if not isinstance(first, Tensor) or first.nbytes * len(samples) > _KEPT_BYTES:
+            return None
+        return torch.cat([teacher(*batch.inputs) for batch in samples.batches(settings.batch)])
 
 
 def imitation_loss(answer: Tensor, said: Tensor, *, regression: bool, temperature: float) -> Tensor:
@@ -253,7 +267,7 @@ def _epoch(lesson: _Lesson, optimizer: torch.optim.Optimizer, samples: Samples, 
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad(set_to_none=True)
-        total, seen = lesson.losses(samples.take(rows))
+        total, seen = lesson.losses(samples, rows)
         total.backward()
         optimizer.step()
         parts.append((len(rows) / len(samples), seen))
