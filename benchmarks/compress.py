@@ -29,9 +29,11 @@ from benchmarks.nets import NETS, fashion, trained
 from benchmarks.nets.train import augment
 from enxuto.compressing import Effort, compress
 from enxuto.compressing.distilling import Distillation
+from enxuto.compressing.pruning import Importance, Limit, Pruning, Size, prune
 from enxuto.compressing.runtimes import runtime
-from enxuto.records import Certificate, Compressed, Limits, write_atomically
-from enxuto.samples import Splits
+from enxuto.compressing.runtimes.measuring import compare_latency
+from enxuto.records import Candidate, Certificate, Compressed, Limits, write_atomically
+from enxuto.samples import Samples, Splits
 from enxuto.verifying import Runnable, certify
 
 LOOKS = 4  # at the test pictures: finalists of the search, and plain 8 bits; each has a quarter of the error
@@ -67,6 +69,7 @@ class Row:
     int8_accuracy: float
     int8_upper_drop: float
     int8_latency_ratio: float
+    pruned_latency_ratio: float
     ram_ratio: float
     latency_ratio: float
     candidates: int
@@ -112,6 +115,7 @@ def row_of(name: str, folder: Path) -> tuple[Row, Compressed]:
             int8_accuracy=plain.candidate.metric,
             int8_upper_drop=plain.judgement.upper,
             int8_latency_ratio=int8.latency.median if int8.latency else 0.0,
+            pruned_latency_ratio=pruned_latency(name, artefact, folder / name, learn),
             ram_ratio=original.ram_bytes / artefact.ram_bytes,
             latency_ratio=artefact.latency.median if artefact.latency else 0.0,
             candidates=len(found.candidates),
@@ -119,6 +123,22 @@ def row_of(name: str, folder: Path) -> tuple[Row, Compressed]:
         ),
         found,
     )
+
+
+def pruned_latency(name: str, artefact: Candidate, folder: Path, learn: Samples) -> float:
+    """Of the net pruned as far as the chosen one and still in 32 bits, as a multiple of the original's; what its
+    weights are makes no difference, so it is not taught again."""
+    kept, example = artefact.settings.kept_ratio if artefact.settings else 1.0, learn.first(1).inputs
+    if kept == 1:
+        return 1.0
+    net = trained(name)
+    limit = Limit(size=Size.PARAMETERS, at_most=int(kept * sum(p.numel() for p in net.parameters())))
+    cut = prune(net, example, Pruning(limit=limit, importance=Importance.FIRST_ORDER), data=learn.first(1024))
+    paths = folder / "pruned.onnx", folder / "original.onnx"
+    for module, path in zip((cut.model, net), paths, strict=True):
+        runtime().export(module, example, path)
+    pairs = (paths[0], None), (paths[1], None)
+    return compare_latency(*pairs, example, runtime=runtime()).ratio.median
 
 
 def _augmented(pictures: Tensor) -> Tensor:
