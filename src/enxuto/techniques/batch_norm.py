@@ -9,12 +9,13 @@ Source: `torch.nn.BatchNorm2d` in eval mode; "FrozenBatchNorm2d" of torchvision'
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
 
 from .. import _torch_private as private
+from .forwards import replaced
 from .regions import Refused
 
 
@@ -38,13 +39,12 @@ def apply(model: nn.Module) -> Iterator[None]:
     norms = [module for module in model.modules() if isinstance(module, private.BatchNorms)]
     with contextlib.ExitStack() as stack:
         for norm in norms:
-            stack.enter_context(_frozen(norm))
+            stack.enter_context(replaced(norm, _in_eval(norm)))
         yield
 
 
-@contextlib.contextmanager
-def _frozen(norm: nn.Module) -> Iterator[None]:
-    inner, own = norm.forward, norm.__dict__.get("forward")
+def _in_eval(norm: nn.Module) -> Callable[..., Any]:
+    inner = norm.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         training, norm.training = norm.training, False
@@ -53,11 +53,4 @@ def _frozen(norm: nn.Module) -> Iterator[None]:
         finally:
             norm.training = training
 
-    norm.forward = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del norm.forward  # the class's own shows again
-        else:
-            norm.forward = own
+    return forward

@@ -31,6 +31,7 @@ from .. import _torch_private as private
 from ..errors import UsageError
 from ..records import CATEGORY_CODE, Category, Checkpoint, Timeline
 from .edits import NOTHING, Edit, joined
+from .forwards import replaced
 from .regions import (
     PRODUCTS,
     Lives,
@@ -333,17 +334,10 @@ def apply(model: nn.Module, actions: Sequence[Checkpoint]) -> Iterator[None]:
 @contextlib.contextmanager
 def _applied(members: Sequence[nn.Module], action: Checkpoint) -> Iterator[None]:
     group = _Group(members, action)
-    before = [module.__dict__.get("forward") for module in members]
-    for module, forward in zip(members, group.forwards, strict=True):
-        module.forward = forward
-    try:
+    with contextlib.ExitStack() as stack:
+        for module, forward in zip(members, group.forwards, strict=True):
+            stack.enter_context(replaced(module, forward))
         yield
-    finally:
-        for module, own in zip(members, before, strict=True):
-            if own is None:
-                del module.forward  # the class's own shows again
-            else:
-                module.forward = own
 
 
 class _Group:

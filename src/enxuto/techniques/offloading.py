@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from ..errors import UsageError
 from ..records import CATEGORY_CODE, Category, Offload, Timeline
 from .checkpointing import calls_by_path, regions_of
 from .edits import NOTHING, Births, Edit, position
+from .forwards import replaced
 from .regions import Lives, Refused
 
 _STANDING = [CATEGORY_CODE[Category.INPUT], CATEGORY_CODE[Category.OPTIMIZER_STATE]]
@@ -146,26 +147,9 @@ def apply(model: nn.Module, actions: Sequence[Offload]) -> Iterator[None]:
                     f"the plan offloads {action.module!r}, and this model has no such module; "
                     "was the plan made for another model?"
                 )
-            stack.enter_context(_applied(modules[action.module], host))
+            module = modules[action.module]
+            stack.enter_context(replaced(module, host.saving(module.forward)))
         yield
-
-
-@contextlib.contextmanager
-def _applied(module: nn.Module, host: _Host) -> Iterator[None]:
-    inner, own = module.forward, module.__dict__.get("forward")
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        with saved_tensors_hooks(host.pack, host.unpack):
-            return inner(*args, **kwargs)
-
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.forward  # the class's own shows again
-        else:
-            module.forward = own
 
 
 class _Storage:
@@ -223,6 +207,15 @@ class _Host:
         self._streams: dict[torch.device, Any] = {}
         # a weak reference to a storage keeps its key from being used again
         self._known: dict[int, tuple[StorageWeakRef, int, weakref.ref[_Storage]]] = {}
+
+    def saving(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A forward whose saves come here."""
+
+        def saved_here(*args: Any, **kwargs: Any) -> Any:
+            with saved_tensors_hooks(self.pack, self.unpack):
+                return forward(*args, **kwargs)
+
+        return saved_here
 
     def pack(self, tensor: Tensor) -> Tensor | _Packed:
         storage = tensor.untyped_storage()
