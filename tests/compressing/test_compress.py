@@ -174,6 +174,14 @@ def test_limits_that_nothing_keeps_are_an_answer(tmp_path: Path) -> None:
     assert not (tmp_path / "model.onnx").exists()
 
 
+def test_each_candidate_says_which_limit_it_breaks(tmp_path: Path) -> None:
+    limits = Limits(file=16_000, max_drop=0.04)
+    compressed = compress(trained(), digits(), out=tmp_path, limits=limits, effort=QUICK)
+    assert compressed.artefact is not None
+    assert compressed.artefact.file_bytes <= 16_000 < compressed.candidates[1].file_bytes
+    assert compressed.candidates[1].refused == "the file is too large"
+
+
 def test_limits_stop_the_search_where_they_are_kept(tmp_path: Path) -> None:
     """Without pruning 8 bits are enough, and keep more quality than anything smaller."""
     limits = Limits(file=40_000, max_drop=0.03)

@@ -155,7 +155,7 @@ def _finals(
     """The rows with reasons, the chosen one's index, and its certificate."""
     rows = [row if row.settings is None else replace(row, refused=_why_not(search, row)) for row in rows]
     order = sorted(
-        (index for index, row in enumerate(rows) if index and search.holds(row)),
+        (index for index, row in enumerate(rows) if index and not row.refused),
         key=lambda i: (
             (rows[i].file_bytes, rows[i].drop) if search.smallest else (rows[i].drop, rows[i].file_bytes)
         ),
@@ -196,7 +196,8 @@ def _beside(rows: list[Candidate], chosen: int) -> list[Candidate]:
 def _why_not(search: Search, row: Candidate) -> str:
     if not search.holds(row):
         return "quality does not hold on the choosing samples"
-    return ""
+    # memory may be brought within its limit by the runtime's settings: that is seen when a candidate's turn comes
+    return "" if search.over_ram(row) else search.broken(row)
 
 
 def _tuned(search: Search, row: Candidate) -> Candidate:

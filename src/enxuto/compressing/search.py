@@ -156,6 +156,10 @@ class Search:
             return "it is too slow"
         return ""
 
+    def over_ram(self, row: Candidate) -> bool:
+        """Whether memory is the limit that a row breaks."""
+        return bool(self.limits.ram) and row.ram_bytes > self.limits.ram
+
     def artefact(self, row: Candidate) -> Path:
         """Where a candidate's file is."""
         return self._file(row.settings, "onnx")
