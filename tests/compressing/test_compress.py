@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import enxuto as ex
-from enxuto.compressing import Effort, compress, levels
+from enxuto.compressing import Effort, compress, compression, levels
 from enxuto.compressing.distilling import Distillation
+from enxuto.compressing.runtimes.tuning import Grid
 from enxuto.errors import UsageError, UserCodeError
-from enxuto.records import Candidate, Compressed, Decision, Limits, Repair, read
+from enxuto.records import Candidate, Compressed, Decision, Limits, OptimizationLevel, Repair, read
 from enxuto.samples import Samples, Splits
 from examples.digits import load_digits
 
@@ -140,9 +141,16 @@ def test_a_search_that_was_stopped_ends_like_one_that_was_not(
 
 
 def test_a_memory_limit_is_kept_by_the_runtime_s_settings(
-    found: tuple[Compressed, Path], tmp_path: Path
+    found: tuple[Compressed, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What ships is the file that those settings ask for, and the certificate is about that file."""
+    few = Grid(
+        levels=(OptimizationLevel.ALL,),
+        external_data=(False,),
+        prepacking=(True,),
+        activations=((True, False),),
+    )
+    monkeypatch.setattr(compression, "Grid", lambda **_: few)
     plain = found[0].candidates[1]
     limits = Limits(ram=plain.ram_bytes * 9 // 10, max_drop=0.03)
     compressed = compress(trained(), digits(), out=tmp_path, limits=limits, effort=replace(QUICK, least=0.9))

