@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
 
@@ -47,6 +49,14 @@ WORK = Workload(
     batch_size=64,
     name="deep",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_pieces() -> Iterator[None]:
+    """At most 4 pieces: 8 and 16 take most of the time, and show nothing more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules["enxuto.fitting.fit"], "_MOST_PIECES", 4)
+        yield
 
 
 @cache
@@ -166,7 +176,8 @@ def _smaller(fitted: Fitted) -> bool:
 
 
 @pytest.mark.parametrize("name", ["gpt", "unet"])
-def test_dropout_and_checkpoints_on_real_nets(name: str) -> None:
+def test_dropout_and_checkpoints_on_real_nets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["enxuto.fitting.fit"], "_MOST_PIECES", 1)  # pieces are fixed below
     fitter = Fit(NETS[name], exact=False)  # kernel scratch is part of a convolution's promise
     only = ("micro-batches", "optimizer-in-backward", "fused-step")
     peak = fitter.planner().bases[0].timeline.peak

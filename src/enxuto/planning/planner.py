@@ -103,13 +103,13 @@ class Planner:
     speeds: Speeds = field(default_factory=Speeds)
     exact: bool = True
     progress: Callable[[str], None] | None = None
-    _searched: list[Searched] | None = None
-    _module_refusals: list[Refusal] | None = None
+    _searched: dict[int, Searched] = field(default_factory=dict)
+    _module_refusals: list[Refusal] = field(default_factory=list)
 
     def plan(self, budget: Budget) -> Plan:
         """The cheapest plan within a budget; a smaller budget never gives a higher peak or a cheaper plan."""
-        searched = [s for s in self.searched() if self._allowed(s.base, budget)]
-        plain = self.searched()[0]
+        plain = self._once(0)
+        searched = [self._once(i) for i, base in enumerate(self.bases) if self._allowed(base, budget)]
         choices = [(s, p) for s in searched for p in self._points(s, budget)]
         slowest = budget.max_slowdown_ratio * plain.seconds or np.inf
         fitting = [(s, p) for s, p in choices if p.peak <= budget.bytes and s.total(p) <= slowest + 1e-12]
@@ -127,16 +127,18 @@ class Planner:
         return self._written(budget, plain, chosen, status, gap, searched)
 
     def searched(self) -> list[Searched]:
-        """Every base, searched; kept."""
-        if self._searched is None:
-            self._searched, self._module_refusals = [], []
-            for base in self.bases:
-                self._searched.append(self._search(base))
-        return self._searched
+        """Every base, searched."""
+        return [self._once(index) for index in range(len(self.bases))]
+
+    def _once(self, index: int) -> Searched:
+        """A base, searched when a budget first allows it; kept."""
+        if index not in self._searched:
+            self._searched[index] = self._search(self.bases[index])
+        return self._searched[index]
 
     def timeline(self, plan: Plan) -> Timeline:
         """The Timeline that a plan of this planner predicts."""
-        for searched in self.searched():
+        for searched in self._searched.values():
             for point in searched.explored.points:
                 actions = (*searched.base.actions, *searched.explored.actions(point))
                 if point.peak == plan.after.peak and set(actions) == set(plan.actions):
@@ -151,7 +153,6 @@ class Planner:
             self.progress(f"searching on {levers}")
         found = find(base.timeline)
         if not base.actions:
-            assert self._module_refusals is not None
             self._module_refusals += _by_reason(found.refused)
         seconds = op_seconds(base.timeline, self.speeds)
         explored = explore(
@@ -175,7 +176,7 @@ class Planner:
         """How much cheaper a plan could be at most on the bases where one fits, as a share of the plain step."""
         fitting = [s for s in searched if s.explored.within(budget.bytes) is not None]
         least = min(s.seconds + s.explored.bound(budget.bytes) for s in fitting)
-        plain = self.searched()[0].seconds
+        plain = self._once(0).seconds
         return max(0.0, chosen[0].total(chosen[1]) - max(least, plain)) / plain
 
     def _written(
@@ -196,7 +197,7 @@ class Planner:
         if status is Status.INFEASIBLE:
             edit = joined(candidates[i].edit for i in point.chosen)
             holds = (*_held(edited(on.base.timeline, edit)), *self._would_help(budget))
-        replays = sum(s.explored.replays for s in self.searched())
+        replays = sum(s.explored.replays for s in self._searched.values())
         solver = "greedy, replayed" if len(on.explored.bounds) < 2 else "greedy and HiGHS, replayed"
         return Plan(
             workload=facts.workload,
@@ -209,7 +210,7 @@ class Planner:
             refused=self._refusals(budget, levers),
             frontier=self._frontier(searched, plain, budget),
             floor_holds=holds,
-            solver=f"{solver}: {replays} plans on {len(self.bases)} bases",
+            solver=f"{solver}: {replays} plans on {len(self._searched)} bases",
             gap_ratio=gap,
             notes=(f"time is predicted by a roofline; speeds {self.speeds.basis}",),
         )
@@ -218,11 +219,12 @@ class Planner:
         """One line for each action, in order: the peak before and after it, and the time against just before."""
         levers: list[Lever] = []
         peak, seconds = plain.base.timeline.peak, plain.seconds
-        known = {searched.base.actions: searched for searched in self.searched()}
+        known = {base.actions: base.timeline for base in self.bases}
         for count, action in enumerate(on.base.actions, 1):
-            part = known.get(on.base.actions[:count], on)
-            levers.append(_lever(action, peak, part.base.timeline.peak, part.seconds / seconds))
-            peak, seconds = part.base.timeline.peak, part.seconds
+            part = known.get(on.base.actions[:count], on.base.timeline)
+            after, longer = part.peak, float(op_seconds(part, self.speeds).sum())
+            levers.append(_lever(action, peak, after, longer / seconds))
+            peak, seconds = after, longer
         explored = on.explored
         applied: list[int] = []
         for index in sorted(point.chosen, key=lambda i: explored.candidates[i].regions[0].enter):
@@ -240,9 +242,9 @@ class Planner:
 
     def _refusals(self, budget: Budget, levers: Sequence[Lever]) -> tuple[Refusal, ...]:
         taken = {_tag(lever.action) for lever in levers}
-        refused = [*self.refused, *(self._module_refusals or ())]
-        for searched in self.searched():
-            for action in searched.base.actions:
+        refused = [*self.refused, *self._module_refusals]
+        for base in self.bases:
+            for action in base.actions:
                 tag = _tag(action)
                 if tag in taken or any(r.lever == tag for r in refused):
                     continue
