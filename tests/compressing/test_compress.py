@@ -235,3 +235,46 @@ def test_what_cannot_be_compressed_says_why(tmp_path: Path) -> None:
     work = ex.Workload(model=broken, batch=lambda n=None: torch.ones(1), loss=lambda model, x: model(x))
     with pytest.raises(UserCodeError, match="no weights here"):
         compress(work, digits(), out=tmp_path)
+
+
+def test_a_user_s_metric_that_raises_is_the_user_s_error(tmp_path: Path) -> None:
+    def broken(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise KeyError("no such class")
+
+    with pytest.raises(UserCodeError, match="no such class"):
+        compress(trained(), digits(), out=tmp_path, metric=broken, effort=QUICK)
+
+
+def test_a_network_that_gives_numbers_is_judged_by_its_own_metric(tmp_path: Path) -> None:
+    """Regression: paired differences of squared errors, lower is better; there are no classes to agree on."""
+    torch.manual_seed(0)
+    inputs = torch.randn(3000, 8)
+    targets = inputs @ torch.randn(8, 1)
+    model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 1))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        F.mse_loss(model(inputs[:1000]), targets[:1000]).backward()
+        optimizer.step()
+
+    def squared_error(outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return (outputs - wanted).square().flatten()
+
+    compressed = compress(
+        model,
+        (inputs, targets),
+        out=tmp_path,
+        limits=Limits(max_drop=0.05),
+        metric=squared_error,
+        higher_is_better=False,
+        effort=replace(QUICK, least=0.9),
+    )
+    artefact = compressed.artefact
+    assert artefact is not None
+    assert compressed.certificate is not None
+    assert compressed.certificate.decision is Decision.ACCEPTED
+    assert artefact.metric >= compressed.original.metric
+    assert (artefact.agreement, artefact.kl) == (None, None)
+    assert read(tmp_path / "compressed.json") == compressed
+    assert "squared_error" in ex.to_text(compressed)
+    assert ex.to_html(compressed)

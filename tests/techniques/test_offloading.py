@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from enxuto.errors import UsageError
+from enxuto.planning import Replay
 from enxuto.records import Offload
 from enxuto.techniques import Refused, edited, offloading
 from enxuto.techniques.checkpointing import calls_by_path
@@ -125,3 +126,14 @@ def test_what_cannot_go_is_refused() -> None:
         offloading.simulate(plain("vit"), both, host_counts=True)
     with pytest.raises(UsageError, match="nowhere"), offloading.apply(Shared(), [Offload(module="nowhere")]):
         pass
+
+
+def test_the_fast_replay_sees_what_comes_back_for_a_moment() -> None:
+    """A copy that is back between two births of the plain step is a peak of its own."""
+    checked = 0
+    for seed in (10_068, 10_140):  # found by benchmarks/laws.py
+        actions = fuzzed("unet", seed)
+        edit = offloading.simulate(plain("unet"), actions, host_counts=True)
+        assert Replay(plain("unet"), [edit]).peak([0]) == edited(plain("unet"), edit).peak
+        checked += 1
+    assert checked == 2
