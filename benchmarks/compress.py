@@ -29,12 +29,13 @@ from benchmarks.nets import NETS, fashion, trained
 from benchmarks.nets.train import augment
 from enxuto.compressing import Effort, compress
 from enxuto.compressing.distilling import Distillation
+from enxuto.compressing.judging import as_executed
 from enxuto.compressing.pruning import Importance, Limit, Pruning, Size, prune
 from enxuto.compressing.runtimes import runtime
 from enxuto.compressing.runtimes.measuring import compare_latency
 from enxuto.records import Candidate, Certificate, Compressed, Limits, write_atomically
 from enxuto.samples import Samples, Splits
-from enxuto.verifying import Runnable, certify
+from enxuto.verifying import certify
 
 LOOKS = 4  # at the test pictures: finalists of the search, and plain 8 bits; each has a quarter of the error
 RESULT = RESULTS / "compress.json"
@@ -149,11 +150,7 @@ def int8_certificate(name: str, folder: Path, sha256: str) -> Certificate:
     """Of the candidate that is only quantized: one of the LOOKS at the test pictures."""
     ort = runtime()
     (path,) = [path for path in folder.glob("candidate-*.onnx") if ort.sha256(path) == sha256]
-    run = ort.load(path)
-    candidate = Runnable(
-        run=lambda *inputs: run(*(each.numpy() for each in inputs))[0], runtime="onnxruntime", files=(path,)
-    )
-    return certify(trained(name), candidate, fashion.test(), tolerance=0.01, looks=LOOKS)
+    return certify(trained(name), as_executed(path), fashion.test(), tolerance=0.01, looks=LOOKS)
 
 
 def line(row: Row) -> str:

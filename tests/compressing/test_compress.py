@@ -273,7 +273,10 @@ def test_a_network_that_gives_numbers_is_judged_by_its_own_metric(tmp_path: Path
     assert artefact is not None
     assert compressed.certificate is not None
     assert compressed.certificate.decision is Decision.ACCEPTED
-    assert artefact.metric >= compressed.original.metric
+    assert artefact.drop == pytest.approx(
+        artefact.metric - compressed.original.metric
+    )  # a larger error is a drop
+    assert artefact.drop > 0
     assert (artefact.agreement, artefact.kl) == (None, None)
     assert read(tmp_path / "compressed.json") == compressed
     assert "squared_error" in ex.to_text(compressed)

@@ -135,18 +135,11 @@ def _original(target: str) -> Any:
 
 def _predictor(path: Path) -> Runnable:
     """An artefact as its runtime executes it, by the runtime's own defaults."""
-    from ..compressing.runtimes import runtime
-    from ..verifying import Runnable
+    from ..compressing.judging import as_executed
 
     if path.suffix != ".onnx" or not path.is_file():
         raise UsageError(f"cannot run {path}: it is no .onnx file that is there")
-    ort = runtime()
-    run = ort.load(path)
-    return Runnable(
-        run=lambda *inputs: run(*(tensor.numpy() for tensor in inputs))[0],
-        runtime=" ".join(ort.versions()[0]),
-        files=tuple(ort.files(path)),
-    )
+    return as_executed(path)
 
 
 def tolerance(text: str, *, own_metric: bool) -> float:

@@ -30,9 +30,10 @@ from ..records import (
 )
 from ..reporting import model_card
 from ..samples import Samples, Splits
-from ..verifying import Ledger, Runnable, certify
+from ..verifying import Ledger, certify
+from ..verifying.quality import Metric
 from ..workload import Workload
-from .judging import Judge, Metric
+from .judging import Judge, as_executed
 from .levels import Levels
 from .making import Making
 from .runtimes import runtime
@@ -171,7 +172,7 @@ def _finals(
             continue
         search.say("certifying on samples that chose nothing")
         looks += 1
-        candidate = _as_runtime_runs(artefact, rows[index].flags)
+        candidate = as_executed(artefact, rows[index].flags)
         certificate = certify(
             model, candidate, splits.certify, tolerance=search.limits.max_drop, metric=metric,
             higher_is_better=higher_is_better, looks=ledger,
@@ -233,15 +234,6 @@ def _prepared(search: Search, row: Candidate) -> tuple[Path, Candidate]:
             "the file is optimized ahead for the vector width of this CPU: build it where it will run"
         )
     return ahead, replace(row, file_bytes=made.file_bytes, gzip_bytes=made.gzip_bytes, sha256=made.sha256)
-
-
-def _as_runtime_runs(path: Path, flags: Any) -> Runnable:
-    loaded = runtime().load(path, flags)
-
-    def run(*inputs: torch.Tensor) -> Any:
-        return loaded(*(tensor.numpy() for tensor in inputs))[0]
-
-    return Runnable(run=run, runtime=" ".join(runtime().versions()[0]), files=(path,))
 
 
 def _keep(folder: Path, artefact: Path, row: Candidate, certificate: Certificate) -> None:

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..records import Flags
 from ..records.certificate import judge
 from ..samples import Samples
-from ..verifying import Fidelity, fidelity, top1
-from ..verifying.quality import evidence_of
+from ..verifying import Fidelity, Runnable, fidelity
+from ..verifying.quality import Measure, Metric, evidence_of, runnable
+from .runtimes import runtime
 
-Metric = Callable[[Tensor, Tensor], Tensor]
 _ERROR = 0.05
+_BATCH = 128
+
+
+def as_executed(path: Path, flags: Flags | None = None) -> Runnable:
+    """An ONNX file as onnxruntime executes it."""
+    ort = runtime()
+    run = ort.load(path, flags)
+    return Runnable(
+        run=lambda *inputs: run(*(tensor.numpy() for tensor in inputs))[0],
+        runtime=" ".join(ort.versions()[0]),
+        files=tuple(ort.files(path)),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What the choosing samples say of a candidate; `decided` is False where they are too few to say."""
+    """What the choosing samples say of a candidate; `fidelity` is None where outputs are numbers, not classes."""
 
     metric: float
     drop: float
     upper: float
-    decided: bool
-    fidelity: Fidelity
+    fidelity: Fidelity | None
 
 
 @dataclass(slots=True, eq=False)
@@ -38,9 +48,12 @@ class Judge:
     Args:
         original: the network as it was.
         samples: labelled.
+        tolerance: the drop that is allowed.
         metric: as for `certify`; None is top-1 accuracy.
         higher_is_better: of the metric.
-        tolerance: the drop that is allowed.
+
+    Raises:
+        UsageError, UserCodeError: as `certify`.
     """
 
     original: nn.Module
@@ -48,69 +61,38 @@ class Judge:
     tolerance: float
     metric: Metric | None = None
     higher_is_better: bool = True
-    batch: int = 128
+    _measure: Measure = field(init=False)
     _outputs: Tensor = field(init=False)
-    _scores: Any = field(init=False)
+    _scores: np.ndarray[Any, np.dtype[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.samples.targets is None:
-            raise UsageError(
-                "compress needs labelled samples, (inputs, targets): a drop of quality can only be bounded with them"
-            )
-        self._outputs = self._run(_in_eval(self.original))
-        self._scores = self._score(self._outputs)
+        self._measure = Measure.over(self.samples, self.metric, _BATCH, None)
+        self._outputs, self._scores = self._measure.with_outputs("original", runnable(self.original))
 
-    def see(self, run: Callable[..., Any]) -> Seen:
-        """A candidate by its outputs; `run` takes arrays."""
-        return self._seen(self._run(lambda *inputs: run(*(tensor.numpy() for tensor in inputs))))
-
-    def see_module(self, model: nn.Module) -> Seen:
-        """A network as torch runs it."""
-        return self._seen(self._run(_in_eval(model)))
-
-    def _seen(self, outputs: Tensor) -> Seen:
-        scores = self._score(outputs)
+    def see(self, candidate: nn.Module | Runnable) -> Seen:
+        """A candidate by its outputs."""
+        outputs, scores = self._measure.with_outputs("candidate", runnable(candidate))
         evidence = evidence_of(self._scores, scores, higher_is_better=self.higher_is_better)
-        found = judge(evidence, tolerance=self.tolerance, error=_ERROR)
         return Seen(
             metric=float(scores.mean()),
-            drop=found.drop,
-            upper=found.upper,
-            decided=found.needed_n is None,
-            fidelity=fidelity(self._outputs, outputs),
+            drop=evidence.drop,
+            upper=evidence.upper(_ERROR),
+            fidelity=None if self.gives_numbers else fidelity(self._outputs, outputs),
         )
+
+    @property
+    def enough(self) -> bool:
+        """Whether the samples could bound a drop of nothing within the tolerance."""
+        same = evidence_of(self._scores, self._scores, higher_is_better=self.higher_is_better)
+        return judge(same, tolerance=self.tolerance, error=_ERROR).needed_n is None
+
+    @property
+    def gives_numbers(self) -> bool:
+        """Whether targets, and so outputs, are numbers and not classes."""
+        assert self.samples.targets is not None  # checked at the start
+        return self.samples.targets.is_floating_point()
 
     @property
     def metric_name(self) -> str:
         """What the metric is called."""
-        return str(getattr(self.metric or top1, "__name__", type(self.metric).__name__))
-
-    @property
-    def original_metric(self) -> float:
-        """The original's on these samples."""
-        return float(self._scores.mean())
-
-    def _run(self, run: Callable[..., Any]) -> Tensor:
-        rows = [run(*part.inputs) for part in self.samples.batches(self.batch)]
-        return torch.cat([torch.as_tensor(r[0] if isinstance(r, tuple | list) else r) for r in rows])
-
-    def _score(self, outputs: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
-        assert self.samples.targets is not None  # checked at the start
-        scores: np.ndarray[Any, np.dtype[Any]] = (
-            (self.metric or top1)(outputs, self.samples.targets).double().numpy()
-        )
-        return scores
-
-
-def _in_eval(model: nn.Module) -> Callable[..., Any]:
-    def run(*inputs: Tensor) -> Any:
-        modes = [(part, part.training) for part in model.modules()]
-        try:
-            model.eval()
-            with torch.no_grad():
-                return model(*inputs)
-        finally:
-            for part, mode in modes:
-                part.training = mode
-
-    return run
+        return self._measure.name

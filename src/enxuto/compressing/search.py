@@ -33,7 +33,7 @@ from ..records import (
     write_atomically,
 )
 from .distilling import Distillation
-from .judging import Judge
+from .judging import Judge, as_executed
 from .levels import Levels
 from .making import Making, folded_or_plain
 from .quantizing import sensitivity
@@ -137,11 +137,7 @@ class Search:
 
     def _bounded(self, drop: float, upper: float) -> bool:
         allowed = self.limits.max_drop
-        return upper <= allowed or (not self._enough and drop <= allowed / 2)
-
-    def within(self, row: Candidate) -> bool:
-        """Whether the sizes, memory and latency that were measured keep the limits."""
-        return not self.broken(row)
+        return upper <= allowed or (not self.judge.enough and drop <= allowed / 2)
 
     def broken(self, row: Candidate) -> str:
         """The limit that a row breaks, in words; empty for none."""
@@ -164,13 +160,6 @@ class Search:
         """Where a candidate's file is."""
         return self._file(row.settings, "onnx")
 
-    @property
-    def _enough(self) -> bool:
-        """Whether the choosing samples could bound a drop of nothing."""
-        from ..records.bounds import upper_drop
-
-        return upper_drop(0, 0, len(self.judge.samples), 0.05) <= self.limits.max_drop
-
     def _over(self) -> bool:
         over = bool(self.effort.seconds) and time.monotonic() - self._began > self.effort.seconds
         if over:
@@ -179,7 +168,7 @@ class Search:
 
     def _satisfied(self) -> bool:
         return self.limits.any and any(
-            row.settings is not None and self.holds(row) and self.within(row) for row in self.rows
+            row.settings is not None and self.holds(row) and not self.broken(row) for row in self.rows
         )
 
     def _tried(self, path: tuple[float, ...]) -> bool:
@@ -204,7 +193,7 @@ class Search:
 
     def _float_holds(self, model: nn.Module) -> bool:
         """Whether quality holds before anything is rounded: else no repair of rounding can help."""
-        seen = self.judge.see_module(model)
+        seen = self.judge.see(model)
         return self._bounded(seen.drop, seen.upper)
 
     def _rungs(self, path: tuple[float, ...], model: nn.Module) -> Iterator[Settings]:
@@ -219,7 +208,7 @@ class Search:
             ((Repair.EQUALISE, Repair.CORRECT), trimmed),
             (rebuilt, trimmed),
         ]
-        if self.effort.fine_tune:
+        if self.effort.fine_tune and not self.judge.gives_numbers:  # its teacher speaks in classes
             ladder.append(((Repair.FINE_TUNE,), plain))
         ladder += [
             (rebuilt, replace(trimmed, default=Scheme.STATIC8_WIDE)),
@@ -258,7 +247,7 @@ class Search:
     ) -> Candidate:
         ort, flags = runtime(), OnnxRuntimeFlags()
         artefact = ort.describe(path)
-        seen = self.judge.see(ort.load(path))
+        seen = self.judge.see(as_executed(path))
         row = Candidate(
             settings=settings,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -272,8 +261,8 @@ class Search:
             metric=seen.metric,
             drop=seen.drop,
             upper_drop=seen.upper,
-            agreement=seen.fidelity.agreement,
-            kl=seen.fidelity.kl,
+            agreement=None if seen.fidelity is None else seen.fidelity.agreement,
+            kl=None if seen.fidelity is None else seen.fidelity.kl,
             sha256=artefact.sha256,
         )
         if settings is not None and not self.holds(row):

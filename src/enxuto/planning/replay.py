@@ -57,8 +57,10 @@ class Replay:
 
     def __post_init__(self) -> None:
         t = self.timeline
-        ats = [rerun.at for edit in self.edits for rerun in edit.reruns]
-        self.points = position(np.unique(np.concatenate([t.blocks.born, np.array(ats, np.int64)])))
+        ats = [np.array([rerun.at for edit in self.edits for rerun in edit.reruns], np.int64)]
+        # what an edit brings back without running anything may live between two births of the plain step
+        ats += [tick_of(edit.births.born) for edit in self.edits if not edit.reruns]
+        self.points = position(np.unique(np.concatenate([t.blocks.born, *ats])))
         touched = self._touched()
         block, end, killers, holders = self._rows(touched)
         order = np.argsort(block, kind="stable")

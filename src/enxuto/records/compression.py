@@ -74,7 +74,7 @@ class Candidate:
         latency: as a multiple of the original's; None: not measured.
         flags: the runtime's settings under which both hold.
         metric, drop, upper_drop: on the choosing samples; the last is a one-sided 95 % bound.
-        agreement, kl: with the original's outputs there, without labels.
+        agreement, kl: with the original's outputs there, without labels; None where outputs are no classes.
         refused: why it was not chosen; empty for the chosen one and the original.
         sha256: of the artefact.
     """
@@ -91,8 +91,8 @@ class Candidate:
     metric: float
     drop: float
     upper_drop: float
-    agreement: float
-    kl: float
+    agreement: float | None
+    kl: float | None
     refused: str = ""
     sha256: str = ""
 

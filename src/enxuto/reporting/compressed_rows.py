@@ -236,7 +236,7 @@ def _row(compressed: Compressed, index: int) -> CandidateRow:
         metric=metric_text(compressed, each.metric),
         drop=_bare_drop(compressed, each.drop) if is_made else "",
         upper=_bare_drop(compressed, each.upper_drop) if is_made else "",
-        agreement=f"{100 * each.agreement:.1f} %" if is_made else "",
+        agreement="" if each.agreement is None or not is_made else f"{100 * each.agreement:.1f} %",
         coverage=f"{100 * each.covered_ratio:.0f} %" if is_made else "",
         refused=plain(each.refused),
     )

@@ -259,9 +259,14 @@ class Measure:
         return str(getattr(self.metric, "__name__", type(self.metric).__name__))
 
     def __call__(self, who: str, model: Runnable) -> Values:
-        return np.concatenate([*self._batches(who, model)])
+        return np.concatenate([scores for _, scores in self._batches(who, model)])
 
-    def _batches(self, who: str, model: Runnable) -> Iterator[Values]:
+    def with_outputs(self, who: str, model: Runnable) -> tuple[Tensor, Values]:
+        """The outputs too, which are then kept for all samples at once."""
+        outputs, scores = zip(*self._batches(who, model), strict=True)
+        return torch.cat(outputs), np.concatenate(scores)
+
+    def _batches(self, who: str, model: Runnable) -> Iterator[tuple[Tensor, Values]]:
         done = 0
         for part in self.samples.batches(self.batch):
             if self.progress:
@@ -273,7 +278,7 @@ class Measure:
             assert part.targets is not None
             with _users(f"the metric {where} of the {who}"):
                 scored = self.metric(outputs, part.targets)
-            yield _rows(scored, len(part), "the metric", flat=True).double().numpy()
+            yield outputs, _rows(scored, len(part), "the metric", flat=True).double().numpy()
             done += len(part)
 
 

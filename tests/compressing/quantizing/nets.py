@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from enxuto.compressing.quantizing.graph import quiet
+from enxuto.compressing.silence import quietly
 from enxuto.samples import Samples
 
 CLASSES = 10
@@ -73,7 +73,7 @@ def tokens(n: int = 24) -> Samples:
 
 def exported(model: nn.Module, samples: Samples, path: Path) -> Path:
     """The model as an ONNX file with a free batch size."""
-    with quiet():
+    with quietly():
         torch.onnx.export(
             model.eval(),
             samples.first(2).inputs,

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +14,7 @@ import numpy as np
 
 from ...errors import MissingDependency, UsageError
 from ...records.codec import write_atomically
+from ..silence import quietly
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
@@ -174,7 +172,7 @@ def prepared(path: str | os.PathLike[str]) -> ModelProto:
         for skip_symbolic in (False, True):
             target = folder / f"prepared{int(skip_symbolic)}.onnx"
             try:
-                with quiet():
+                with quietly():
                     quant_pre_process(model, str(target), skip_symbolic_shape=skip_symbolic)
             except Exception:  # each step raises its own kind; what failed is optional
                 continue
@@ -220,23 +218,6 @@ def scratch() -> Iterator[Path]:
     """A folder for intermediate models, removed at the end."""
     with tempfile.TemporaryDirectory(prefix="enxuto-quantize-") as folder:
         yield Path(folder)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the quantizers, which print and log through the root logger."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
 
 
 def replace_nodes(model: ModelProto, nodes: Iterable[NodeProto]) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 from ...errors import EnxutoError, UsageError
 from ...records.recipe import Calibration, Ranges, Recipe, Scheme
 from ...samples import Samples
+from ..silence import quietly
 from .graph import (
     OPSET_OF_SMALL_CODES,
     channel_axis,
     initializers,
     prepared,
-    quiet,
     raised,
     read_onnx,
     require_onnx,
@@ -126,7 +126,7 @@ def _to_float16(model: ModelProto, schemes: dict[str, Scheme]) -> ModelProto:
             "WEIGHT16 stores in 16 bits and goes with every other scheme"
         )
     kept = [name for name, scheme in schemes.items() if scheme is Scheme.FLOAT32]
-    with quiet():
+    with quietly():
         converted: ModelProto = convert_float_to_float16(model, keep_io_types=True, node_block_list=kept)
     return converted
 
@@ -147,7 +147,7 @@ def _to_dynamic(model: ModelProto, schemes: dict[str, Scheme], grids: GridIndex)
             schemes[node.name] = Scheme.WEIGHT8
     if not names:
         return model
-    with scratch() as folder, quiet():
+    with scratch() as folder, quietly():
         quantize_dynamic(
             _disguised(model),
             folder / "dynamic.onnx",
@@ -198,7 +198,7 @@ def _to_static(
     if wide:
         model = raised(model, OPSET_OF_SMALL_CODES)
         overrides |= _wide_activations(model, wide)
-    with scratch() as folder, quiet():
+    with scratch() as folder, quietly():
         quantize_static(
             model,
             folder / "static.onnx",

@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from ...errors import MissingDependency, UndecidableError, UsageError
 from ...samples import Samples
-from .graph import quiet, read_onnx, scratch, write_onnx
+from ..silence import quietly
+from .graph import read_onnx, scratch, write_onnx
 from .layers import evaluating, first_tensor
 
 Loss = Callable[[Tensor, Samples], Tensor]
@@ -95,7 +96,7 @@ def fine_tune_quantized(
             student, model, samples, settings, loss or _Distillation(settings.temperature), torchao
         )
     torchao.move_exported_model_to_eval(student)
-    with quiet():
+    with quietly():
         converted = torchao.quantize_pt2e.convert_pt2e(student)
         _export(converted, samples, target)
     return FineTuned(losses=tuple(losses))
@@ -103,7 +104,7 @@ def fine_tune_quantized(
 
 def _prepared(model: nn.Module, samples: Samples) -> tuple[nn.Module, Any]:
     """A trainable graph of the model with fake quantization in it."""
-    with quiet():
+    with quietly():
         try:
             import torchao.quantization.pt2e as pt2e
             from torchao.quantization.pt2e import quantize_pt2e

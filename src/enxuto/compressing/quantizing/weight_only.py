@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from ...records.recipe import Recipe, Scheme
+from ..silence import quietly
 from .affine import Affine, on_grid, quantize
 from .graph import (
     OPSET_OF_SMALL_CODES,
     attribute,
     channel_axis,
     initializers,
-    quiet,
     raised,
     readers,
     replace_nodes,
@@ -159,7 +159,7 @@ def _pack_products(
         return model
     split_gemms(model, set(names))
     others = [node.name for node in model.graph.node if node.name not in names]
-    with quiet():
+    with quietly():
         quantizer = MatMulNBitsQuantizer(
             model, bits=4, block_size=recipe.block_size, is_symmetric=True, nodes_to_exclude=others
         )

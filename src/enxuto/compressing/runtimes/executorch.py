@@ -49,7 +49,8 @@ class ExecuTorch(Runtime):
         """
         if dynamic_batch:
             raise UsageError("a .pte is written for one batch size here: say dynamic_batch=False")
-        from .exporting import not_converted, quietly, traced
+        from ..silence import quietly
+        from .exporting import not_converted, traced
 
         exir = needed("executorch.exir", _INSTALL)
         xnnpack = needed("executorch.backends.xnnpack.partition.xnnpack_partitioner", _INSTALL)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
 import re
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import UsageError
+from ..silence import quietly
 
 _OP = re.compile(r"op='(?P<op>[\w.]+)'")
 _PLACE = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in')
@@ -78,24 +74,6 @@ def not_converted(runtime: str, program: torch.export.ExportedProgram, error: Ex
         f"{runtime} has no translation of the op {op}{f', used in module {where!r}' if where else ''}; "
         "replace it in forward() with ops that have one"
     )
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Nothing printed, logged or warned, and the random generator as it was."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            torch.random.fork_rng(devices=[]),
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _two_rows(tensor: Tensor) -> Tensor:

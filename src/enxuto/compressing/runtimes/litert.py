@@ -41,7 +41,8 @@ class LiteRt(Runtime):
         """
         if dynamic_batch:
             raise UsageError("a .tflite is written for one batch size here: say dynamic_batch=False")
-        from .exporting import eval_copy, inputs_of, not_converted, quietly, traced
+        from ..silence import quietly
+        from .exporting import eval_copy, inputs_of, not_converted, traced
 
         converter = needed("litert_torch", _INSTALL)
         program = traced(model, example_inputs, dynamic_batch=False)

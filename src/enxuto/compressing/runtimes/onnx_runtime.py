@@ -59,7 +59,8 @@ class OnnxRuntime(Runtime):
         """Write the model as ONNX, weights inside; see `Runtime.export`."""
         import torch
 
-        from .exporting import not_converted, quietly, traced
+        from ..silence import quietly
+        from .exporting import not_converted, traced
 
         needed("onnxscript", _INSTALL)
         program = traced(model, example_inputs, dynamic_batch=dynamic_batch)

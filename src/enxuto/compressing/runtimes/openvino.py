@@ -36,7 +36,8 @@ class OpenVino(Runtime):
         self, model: nn.Module, example_inputs: Any, path: str | Path, *, dynamic_batch: bool = True
     ) -> Artefact:
         """Convert and write the model in full precision; see `Runtime.export`. `path` ends in .xml."""
-        from .exporting import inputs_of, not_converted, quietly, traced
+        from ..silence import quietly
+        from .exporting import inputs_of, not_converted, traced
 
         if (target := Path(path)).suffix != ".xml":
             raise UsageError(

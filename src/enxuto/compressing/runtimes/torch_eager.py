@@ -21,8 +21,9 @@ from ...errors import UsageError, UserCodeError
 from ...records import Artefact, Flags, TensorSignature, write_atomically
 from ...targets import resolve
 from ...workload import Workload
+from ..silence import quietly
 from .contract import Arrays, Run, Runtime, existing, needed
-from .exporting import eval_copy, inputs_of, quietly
+from .exporting import eval_copy, inputs_of
 
 #: The TARGET that `write_base` names: a module of one Relu.
 BASE = "enxuto.compressing.runtimes.torch_eager:relu"
