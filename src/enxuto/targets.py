@@ -533,6 +533,8 @@ _SCHEMES: dict[str, Callable[[str], ZooEntry]] = {
     "torchvision": _torchvision_entry,
     "hf": _hf_entry,
 }
+#: TARGETs of these kinds take settings after a question mark.
+NAMED_SCHEMES = tuple(_SCHEMES)
 
 _LISTS: dict[str, Callable[[], Iterable[str]]] = {
     "zoo": lambda: ZOO,
