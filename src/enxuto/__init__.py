@@ -15,7 +15,7 @@ from . import units
 if TYPE_CHECKING:
     from .applying import apply as apply  # type: ignore[no-redef]
     from .applying import export as export  # type: ignore[no-redef]
-    from .comparing import compare as compare
+    from .comparing import compare as compare  # type: ignore[no-redef]
     from .comparing import suggest
     from .compressing import compress
     from .compressing.distilling import distil
