@@ -43,7 +43,9 @@ NETS = (
     "vgg16",
 )
 #: Small batches and pictures for every net, the usual picture for two of them.
-CONDITIONS = {name: ((4, 96), (4, 224)) if name in ("mobilenet_v3_small", "resnet18") else ((4, 96),) for name in NETS}
+CONDITIONS = {
+    name: ((4, 96), (4, 224)) if name in ("mobilenet_v3_small", "resnet18") else ((4, 96),) for name in NETS
+}
 OPTIMIZER = "sgd"
 TIMED = {"size": 224, "batch": 16, "optimizer": OPTIMIZER}
 BAR_PERCENT, BAR_SECONDS = 1.0, 60.0
@@ -75,7 +77,9 @@ def main() -> int:
         for row in _peaks(name, batch, size)
     ]
     worst = max(abs(row.error_percent) for row in rows)
-    print(f"worst error {worst:.3f} % (bar {BAR_PERCENT:g} %), {sum(r.predicted == r.allocator for r in rows)} equal")
+    print(
+        f"worst error {worst:.3f} % (bar {BAR_PERCENT:g} %), {sum(r.predicted == r.allocator for r in rows)} equal"
+    )
     if options.only:
         return int(worst > BAR_PERCENT)
     seconds, found = timed()
@@ -119,9 +123,7 @@ def _peaks(name: str, batch: int, size: int) -> list[Row]:
     for what, (read, truth) in truths.items():
         predicted = read(figures)
         assert predicted is not None
-        rows.append(
-            Row(net=name, what=what, batch=batch, size=size, predicted=predicted, allocator=truth)
-        )
+        rows.append(Row(net=name, what=what, batch=batch, size=size, predicted=predicted, allocator=truth))
         row = rows[-1]
         print(
             f"{name:24} {what:10} {batch:3} x {size:3} px {row.predicted:>13,} {row.allocator:>13,} "
