@@ -97,6 +97,8 @@ def compare(
             )
     output.write_files(record, html=html, save=save)
     output.show(record, as_json=as_json)
+    if not any(net.figures for net in record.nets):
+        raise typer.Exit(3)
     if suggest and not any(record.fits(net) for net in record.nets):
         raise typer.Exit(1)
 

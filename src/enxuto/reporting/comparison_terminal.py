@@ -11,6 +11,7 @@ from ..records import ComparedNet, Comparison
 from . import comparison_rows as rows
 from .comparison_rows import Cell
 from .terminal import Card, add_row, grid, pairs, section
+from .wording import plain
 
 _GAP = 2  # between columns
 _MARKS = 3
@@ -45,12 +46,12 @@ def _parts(comparison: Comparison, width: int) -> Iterator[RenderableType]:
         yield from section("What fits", *(Text(line) for line in said))
     yield from section("Predicted, smallest first", *_table(comparison, width))
     if behind := [(net.target, why) for net in comparison.nets if (why := rows.why_behind(comparison, net))]:
-        yield from section("Not on the front", pairs(behind))
+        yield from section("Not on the front", _named(behind))
     yield from section("What the columns are", pairs(rows.meanings(comparison)))
     if found := rows.sources(comparison):
-        yield from section("Published accuracies", pairs(found))
+        yield from section("Published accuracies", _named(found))
     if noted := rows.notes(comparison):
-        yield from section("Notes", pairs(noted))
+        yield from section("Notes", _named(noted))
     yield from section("How these numbers were made", pairs(rows.facts(comparison)))
 
 
@@ -67,7 +68,7 @@ def _table(comparison: Comparison, width: int) -> Iterator[RenderableType]:
         add_row(
             table,
             rows.marks(comparison, net),
-            net.target,
+            plain(net.target),
             *(cells[head].text for head in heads),
             style=_style(comparison, net),
         )
@@ -79,6 +80,15 @@ def _table(comparison: Comparison, width: int) -> Iterator[RenderableType]:
         yield Text("! beyond the budget", style=_DIM)
     if missing:
         yield Text(f"left out at this width: {', '.join(missing)}", style=_DIM)
+
+
+def _named(said: Sequence[tuple[str, str]]) -> RenderableType:
+    """A text for each name, which may be as long as a path."""
+    table = grid()
+    table.add_column(overflow="fold")
+    for name, text in said:
+        add_row(table, Text.assemble((plain(name), _DIM), f"  {text}"))
+    return table
 
 
 def _style(comparison: Comparison, net: ComparedNet) -> str:
@@ -93,7 +103,7 @@ def _heads(
     """The columns that fit beside the names, in the table's order, and those that do not."""
     able = rows.heads(comparison)
     wanted = rows.wanted_head(comparison)
-    room = width - _MARKS - 2 * _GAP - min(_NAME, max(len(net.target) for net in comparison.nets))
+    room = width - _MARKS - 2 * _GAP - min(_NAME, width // 3, max(len(net.target) for net in comparison.nets))
     kept: set[str] = set()
     for head in (wanted, *(head for head in _BY_WEIGHT if head != wanted)):
         taken = _GAP + max(len(text) for text in (head, *(cells[head].text for cells in every)))
