@@ -11,7 +11,7 @@ from torch import nn
 
 import enxuto as ex
 from enxuto.comparing import asking, examining
-from enxuto.comparing.examining import Answer, Asked, Inquiry, answer, int8_bytes, with_settings
+from enxuto.comparing.examining import Answer, Asked, Inquiry, int8_bytes, with_settings
 from enxuto.comparing.published import TOP1, published
 from enxuto.compressing.folding import fold_batch_norms
 from enxuto.errors import UsageError
@@ -19,7 +19,7 @@ from enxuto.planning.times import Speeds
 from enxuto.records import Category, Comparison, NetFigures, Scenario
 from enxuto.targets import ZOO
 
-SMALL = "zoo:mobilenet_v3_small?width=0.25"
+SMALL = "zoo:squeezenet1_1?width=0.25"
 OWN = """
 import os, torch, enxuto
 from torch import nn
@@ -46,47 +46,77 @@ def asked(**changes: int | str | bool | None) -> Asked:
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
+def tiny() -> ex.Workload:
+    """Training of a net with a depthwise convolution, batch norms, dropout and a shortcut."""
+
+    class Tiny(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.bn1 = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+            self.deep, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8)
+            self.head = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(8 * 36, 5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.bn1(self.stem(x)))
+            return self.head(torch.relu(x + self.bn2(self.deep(x))))  # type: ignore[no-any-return]
+
+    return ex.Workload(
+        model=Tiny,
+        batch=lambda n=None: (torch.zeros(n or 4, 3, 8, 8), torch.zeros(n or 4, dtype=torch.long)),
+        loss=lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1]),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters),
+        batch_size=4,
+        name="tiny",
+    )
+
+
 @pytest.fixture(scope="module")
 def figures() -> NetFigures:
-    """Of a small net with depthwise convolutions, squeeze-and-excitation and batch norms."""
-    found = answer(Inquiry(target=SMALL, asked=asked(budget=24 * 2**20)))
-    assert found.figures is not None, found.failed
-    return found.figures
+    """Of the tiny net, at batch 6 within 200 KiB."""
+    wanted = asked(batch=6, optimizer=None, budget=200 * 2**10)
+    return examining.examine(*examining.own_workloads(tiny(), wanted), wanted)
 
 
 def test_sizes_are_those_of_the_net_itself(figures: NetFigures) -> None:
-    net = ZOO["mobilenet_v3_small"].model(replace(ZOO["mobilenet_v3_small"].defaults, classes=10, width=0.25))
+    net = tiny().model()
     assert figures.parameters == sum(p.numel() for p in net.parameters())
     assert figures.file_bytes == sum(t.numel() * t.element_size() for t in net.state_dict().values())
 
 
 def test_peaks_are_those_of_traces_made_apart(figures: NetFigures) -> None:
-    train = ex.resolve(f"{SMALL}&size=32&classes=10&optimizer=sgd", batch=4)
-    infer = ex.resolve(f"{SMALL}&size=32&classes=10", batch=1, inference=True)
+    train = tiny().at_batch(6)
     timeline = ex.trace(train, calibrate=False)
     assert figures.training_peak == max(timeline.facts.step_peaks)
+    infer = replace(tiny().inference(), model=lambda: tiny().model().eval()).at_batch(1)
     assert figures.inference_peak == ex.trace(infer, calibrate=False).peak
     folded = replace(infer, model=lambda: fold_batch_norms(infer.model()).model)
     assert figures.folded_peak == ex.trace(folded, world="cpu", calibrate=False).peak
-    two = ex.trace(train.at_batch(2), calibrate=False)
-    kept = [int(t.curves()[Category.SAVED_ACTIVATION].max()) for t in (two, timeline)]
-    assert figures.saved_per_item == (kept[1] - kept[0]) // 2
+    assert figures.folded_peak < figures.inference_peak
+    three = ex.trace(train.at_batch(3), calibrate=False)
+    kept = [int(t.curves()[Category.SAVED_ACTIVATION].max()) for t in (three, timeline)]
+    assert figures.saved_per_item == (kept[1] - kept[0]) // 3
 
 
 def test_the_largest_batch_is_largest_batchs_own(figures: NetFigures) -> None:
-    train = ex.resolve(f"{SMALL}&size=32&classes=10&optimizer=sgd")
-    assert figures.largest_batch == ex.largest_batch(train, 24 * 2**20, calibrate=False).batch_size
+    found = ex.largest_batch(tiny(), 200 * 2**10, calibrate=False)
+    assert figures.largest_batch == found.batch_size > 1
+
+
+def test_the_optimizer_asked_for_is_that_of_an_own_workload_too() -> None:
+    plain, sgd = (examining.own_workloads(tiny(), asked(optimizer=name))[0] for name in (None, "sgd"))
+    kinds = [type(w.optimizer(w.model().parameters())) for w in (plain, sgd) if w.optimizer]
+    assert kinds == [torch.optim.AdamW, torch.optim.SGD]
 
 
 def test_multiply_adds_are_counted_for_one_sample() -> None:
     one, four = (
         examining.examine(
-            *examining.workloads("zoo:squeezenet1_1", asked(inference_batch=n, optimizer="none")),
+            *examining.workloads("zoo:digits_cnn", asked(size=28, inference_batch=n, optimizer="none")),
             asked(inference_batch=n),
         )
         for n in (1, 4)
     )
-    assert one.macs == four.macs
+    assert one.macs == four.macs > 0
     assert one.training_peak is None and one.saved_per_item is None
     assert one.inference_peak < four.inference_peak
 
@@ -116,13 +146,14 @@ def test_settings_of_a_target_come_first() -> None:
 
 def test_rows_are_sorted_failures_last_and_latency_is_a_ratio(tmp_path: Path) -> None:
     found = ex.compare(
-        ["zoo:nothing", SMALL, "zoo:squeezenet1_1?width=0.25"],
+        ["zoo:nothing", SMALL, "zoo:digits_cnn"],
         scenario="inference-ram",
         batch=4,
-        size=32,
+        size=28,
         classes=10,
         optimizer="sgd",
         calibrate=False,
+        jobs=1,
     )
     fine = [net for net in found.nets if net.figures]
     needed = [found.needs(net) for net in fine]
