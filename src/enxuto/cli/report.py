@@ -13,16 +13,25 @@ def report(
     html: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Write it as one HTML page instead.")
     ] = None,
+    perfetto: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT", help="Write a timeline as trace events, for ui.perfetto.dev."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print it as JSON on standard output, and nothing else.")
     ] = False,
 ) -> None:
-    """Show a saved record: as a card, as JSON or as an HTML page."""
+    """Show a saved record: as a card, as JSON, as an HTML page, or a timeline in Perfetto."""
     from ..records import read
     from . import output
 
-    output.check_writable(html)
+    output.check_writable(html, perfetto)
     record = read(file)
     output.write_files(record, html=html)
-    if as_json or html is None:
+    if perfetto is not None:
+        from ..reporting.trace_events import write_trace_events
+
+        write_trace_events(record, perfetto)
+        output.say_wrote(perfetto)
+    if as_json or (html is None and perfetto is None):
         output.show(record, as_json=as_json)
