@@ -15,6 +15,8 @@ from . import units
 if TYPE_CHECKING:
     from .applying import apply as apply  # type: ignore[no-redef]
     from .applying import export as export  # type: ignore[no-redef]
+    from .comparing import compare as compare  # type: ignore[no-redef]
+    from .comparing import suggest
     from .compressing import compress
     from .compressing.distilling import distil
     from .errors import EnxutoError
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
         Budget,
         Category,
         Certificate,
+        Comparison,
         Compressed,
         Device,
         Difference,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
         Numerics,
         Phase,
         Plan,
+        Scenario,
         Timeline,
         Verdict,
         World,
@@ -56,6 +60,7 @@ _HOMES = {
     "Budget": "records",
     "Category": "records",
     "Certificate": "records",
+    "Comparison": "records",
     "Compressed": "records",
     "Device": "records",
     "Difference": "records",
@@ -68,6 +73,7 @@ _HOMES = {
     "Phase": "records",
     "Plan": "records",
     "Samples": "samples",
+    "Scenario": "records",
     "Splits": "samples",
     "Timeline": "records",
     "Verdict": "records",
@@ -75,6 +81,7 @@ _HOMES = {
     "World": "records",
     "apply": "applying",
     "certify": "verifying",
+    "compare": "comparing",
     "compress": "compressing",
     "difference": "explaining",
     "distil": "compressing.distilling",
@@ -84,6 +91,7 @@ _HOMES = {
     "largest_batch": "predicting",
     "read": "records",
     "resolve": "targets",
+    "suggest": "comparing",
     "to_html": "reporting",
     "to_text": "reporting",
     "trace": "tracing",
@@ -96,6 +104,7 @@ __all__ = [
     "Budget",
     "Category",
     "Certificate",
+    "Comparison",
     "Compressed",
     "Device",
     "Difference",
@@ -108,6 +117,7 @@ __all__ = [
     "Phase",
     "Plan",
     "Samples",
+    "Scenario",
     "Splits",
     "Timeline",
     "Verdict",
@@ -115,6 +125,7 @@ __all__ = [
     "World",
     "apply",
     "certify",
+    "compare",
     "compress",
     "difference",
     "distil",
@@ -124,6 +135,7 @@ __all__ = [
     "largest_batch",
     "read",
     "resolve",
+    "suggest",
     "to_html",
     "to_text",
     "trace",

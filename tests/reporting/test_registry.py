@@ -38,7 +38,7 @@ def test_a_difference_has_text_and_json() -> None:
     assert "main → wide" in render(record, "text")
     assert from_json(render(record, "json"), expect=Difference) == record
     with pytest.raises(
-        UsageError, match="'difference' has no html form; these have: compressed, explanation"
+        UsageError, match="'difference' has no html form; these have: comparison, compressed, explanation"
     ):
         render(record, "html")
 
@@ -48,7 +48,7 @@ def test_errors_say_what_there_is() -> None:
         render(samples.explanation(), "pdf")
     with pytest.raises(
         UsageError,
-        match="'note' has no text form; these have: certificate, compressed, difference, explanation",
+        match="'note' has no text form; these have: certificate, comparison, compressed, difference",
     ):
         to_text(Note())
     for form in FORMS:
@@ -82,6 +82,14 @@ def test_importing_reporting_needs_neither_rich_nor_plotly_nor_torch() -> None:
         "print(sorted(display._HTML))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    kinds = ["certificate", "compressed", "difference", "explanation", "fitted", "largest_batch", "plan"]
-    kinds += ["recheck", "timeline", "verdict"]
+    kinds = [
+        "certificate",
+        "comparison",
+        "compressed",
+        "difference",
+        "explanation",
+        "fitted",
+        "largest_batch",
+    ]
+    kinds += ["plan", "recheck", "timeline", "verdict"]
     assert done.stdout.strip() == str(kinds), done.stderr

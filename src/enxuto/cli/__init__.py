@@ -12,13 +12,14 @@ import typer
 
 from .. import __version__
 from .certify import certify
+from .compare import compare
 from .compress import compress
 from .explain import explain
 from .failures import guarded
 from .fit import fit
 from .report import report
 
-COMMANDS = (certify, compress, explain, fit, report)
+COMMANDS = (certify, compare, compress, explain, fit, report)
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -57,7 +57,7 @@ def fold_batch_norms(model: nn.Module) -> Folded:
     if isinstance(model, torch.jit.ScriptModule):
         raise UsageError("a TorchScript module cannot be changed: fold the nn.Module it came from")
     copied = copy.deepcopy(model).eval()
-    edits = tuple(_followers(copied))
+    edits = foldable_norms(copied)
     for edit in edits:
         _fold(copied, edit)
     return Folded(model=copied, edits=edits)
@@ -80,8 +80,14 @@ def apply_folds(model: nn.Module, edits: Iterable[Fold]) -> nn.Module:
     return model
 
 
-def _followers(model: nn.Module) -> list[Fold]:
-    """Each norm whose input is the output of a layer that nothing else reads, both used once."""
+def foldable_norms(model: nn.Module) -> tuple[Fold, ...]:
+    """Each norm whose input is the output of a layer that nothing else reads, both used once.
+
+    Nothing is computed or changed: dry parameters will do. `apply_folds` then gives the form without the values.
+
+    Raises:
+        UndecidableError: `torch.fx` cannot trace the model, so that nobody knows what follows what.
+    """
     try:
         graph = fx.symbolic_trace(model).graph
     except Exception as error:  # tracing runs the user's forward: anything may come of it
@@ -101,7 +107,7 @@ def _followers(model: nn.Module) -> list[Fold]:
         once = calls[id(norm)] == calls[id(layer)] == 1 and len(before.users) == 1
         if isinstance(norm, _NORMS) and isinstance(layer, _LAYERS) and once and norm.running_mean is not None:
             found.append(Fold(layer=str(before.target), norm=str(node.target)))
-    return found
+    return tuple(found)
 
 
 def _fold(model: nn.Module, edit: Fold) -> None:

@@ -95,26 +95,14 @@ class ScratchTable:
     def of_this_machine(cls) -> ScratchTable:
         """The table of this torch, CPU and thread count, in the user's cache folder; empty at first."""
         path = cache_folder() / f"scratch-{fingerprint(torch.get_num_threads())}.json"
-        try:
-            rows = json.loads(path.read_bytes())["rows"]
-            return cls(
-                {key: None if row is None else OpMemory(row[0], tuple(row[1])) for key, row in rows.items()},
-                path,
-            )
-        except (
-            OSError,
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-        ):  # no table yet, or not one of ours: begin anew
-            return cls({}, path)
+        return cls(_stored(path), path)
 
     def save(self) -> None:
-        """Write the table back, if it has a place and the place can be written."""
+        """Write the table back, if it has a place and the place can be written; rows of other processes stay."""
         if self.path is None:
             return
-        rows = {key: None if row is None else [row.scratch, row.outputs] for key, row in self.rows.items()}
+        every = _stored(self.path) | self.rows
+        rows = {key: None if row is None else [row.scratch, row.outputs] for key, row in every.items()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError:
@@ -142,6 +130,15 @@ class ScratchTable:
         """Run the calls and keep what they took."""
         self.rows.update(measure_all(signatures, threads=torch.get_num_threads(), progress=progress))
         self.save()
+
+
+def _stored(path: Path) -> dict[str, OpMemory | None]:
+    """The rows that a file holds; none where there is no table yet, or not one of ours."""
+    try:
+        rows = json.loads(path.read_bytes())["rows"]
+        return {key: None if row is None else OpMemory(row[0], tuple(row[1])) for key, row in rows.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}
 
 
 @cache

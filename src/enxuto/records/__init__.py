@@ -26,6 +26,7 @@ from .certificate import (
 )
 from .codec import from_json, read, to_json, write, write_atomically
 from .columns import Columns, Ragged
+from .comparison import ComparedNet, Comparison, NetFigures, Published, RuntimeFigures, Scenario
 from .compression import Candidate, Compressed, LayerNeed, Limits, Repair, Settings
 from .coverage import Coverage, CoverageKind, CoverageRow
 from .device import Allocator, Basis, Device, Figure
@@ -124,6 +125,8 @@ __all__ = [
     "Checkpoint",
     "ClassDrop",
     "Columns",
+    "ComparedNet",
+    "Comparison",
     "Compressed",
     "Cost",
     "Counted",
@@ -162,6 +165,7 @@ __all__ = [
     "LowRank",
     "MicroBatches",
     "ModuleShare",
+    "NetFigures",
     "Numerics",
     "Offload",
     "OneKernelStep",
@@ -178,6 +182,7 @@ __all__ = [
     "PhaseCost",
     "PhaseSpan",
     "Plan",
+    "Published",
     "Quartiles",
     "Ragged",
     "Ranges",
@@ -190,8 +195,10 @@ __all__ = [
     "Reshape",
     "Resized",
     "RuntimeCost",
+    "RuntimeFigures",
     "Save",
     "Saves",
+    "Scenario",
     "Scheme",
     "Scores",
     "Settings",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..records import (
     Certificate,
+    Comparison,
     Compressed,
     Difference,
     Explanation,
@@ -83,6 +84,12 @@ def _recheck_card(recheck: Recheck) -> RenderableType:
     return recheck_card(recheck)
 
 
+def _comparison_card(comparison: Comparison) -> RenderableType:
+    from .comparison_terminal import comparison_card
+
+    return comparison_card(comparison)
+
+
 def _compressed_card(compressed: Compressed) -> RenderableType:
     from .compressed_terminal import compressed_card
 
@@ -113,6 +120,12 @@ def _fitted_page(fitted: Fitted) -> str:
     return fitted_page(fitted)
 
 
+def _comparison_page(comparison: Comparison) -> str:
+    from .comparison_html import comparison_page
+
+    return comparison_page(comparison)
+
+
 def _compressed_page(compressed: Compressed) -> str:
     from .compressed_html import compressed_page
 
@@ -130,6 +143,12 @@ register(Verdict.kind, card=_verdict_card, page=_verdict_page, fragment=fragment
 register(Fitted.kind, card=_fitted_card, page=_fitted_page, fragment=fragment.fitted_fragment)
 register(Certificate.kind, card=_certificate_card, fragment=fragment.certificate_fragment)
 register(Recheck.kind, card=_recheck_card, fragment=fragment.recheck_fragment)
+register(
+    Comparison.kind,
+    card=_comparison_card,
+    page=_comparison_page,
+    fragment=fragment.comparison_fragment,
+)
 register(
     Compressed.kind,
     card=_compressed_card,

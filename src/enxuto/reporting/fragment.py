@@ -12,6 +12,7 @@ from ..records import (
     Category,
     Certificate,
     Change,
+    Comparison,
     Compressed,
     Difference,
     Explanation,
@@ -24,7 +25,7 @@ from ..records import (
     Verdict,
 )
 from ..units import format_bytes, format_signed_bytes
-from . import certificate_rows, compressed_rows, plan_rows, rows, wording
+from . import certificate_rows, comparison_rows, compressed_rows, plan_rows, rows, wording
 from .compressed_rows import CandidateRow
 from .palette import NUMERICS_SHADES, SHADES, SURFACES
 from .plan_rows import LeverRow
@@ -130,6 +131,21 @@ def recheck_fragment(recheck: Recheck) -> str:
         f"{_certificate_content(recheck.certificate)}"
         f'<div style="margin-top:10px">Looked at again: {escape(certificate_rows.recheck_outcome(recheck))}</div>'
         f'<table style="{_TABLE}">{_pair_lines(checks, wraps=True)}</table>'
+    )
+
+
+def comparison_fragment(comparison: Comparison) -> str:
+    """The nets by what they are sorted by, and why some are behind."""
+    wanted = comparison_rows.wanted_head(comparison)
+    pairs = []
+    for net in comparison.nets:
+        why = comparison_rows.why_behind(comparison, net)
+        value = comparison_rows.cells(comparison, net)[wanted].text
+        pairs.append((net.target, f"{value}; {why}" if why else value))
+    return _box(
+        f"<div><strong>{escape(comparison_rows.title(comparison))}</strong> "
+        f'<span style="{_MUTED}">{escape(comparison_rows.conditions(comparison))}</span></div>'
+        f'<table style="{_TABLE}">{_pair_lines(pairs, wraps=True)}</table>'
     )
 
 

@@ -1,0 +1,6 @@
+"""Nets side by side in the user's own scenario, and nets to take instead of one that does not fit."""
+
+from .compare import compare
+from .suggesting import suggest
+
+__all__ = ["compare", "suggest"]
