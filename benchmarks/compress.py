@@ -22,11 +22,10 @@ from pathlib import Path
 
 import msgspec
 import torch
-from torch import Tensor
 
+from benchmarks.baselines import augmented
 from benchmarks.cpu_truth import RESULTS, machine
 from benchmarks.nets import NETS, fashion, trained
-from benchmarks.nets.train import augment
 from enxuto.compressing import Effort, compress
 from enxuto.compressing.distilling import Distillation
 from enxuto.compressing.judging import as_executed
@@ -88,7 +87,7 @@ def row_of(name: str, folder: Path) -> tuple[Row, Compressed]:
         limits=Limits(max_drop=0.01),
         effort=EFFORT[name],
         finalists=LOOKS,
-        change=_augmented if name in AUGMENTED else None,
+        change=augmented if name in AUGMENTED else None,
         progress=lambda line: print(f"  {time.monotonic() - began:6.0f} s  {line}", flush=True),
     )
     original, artefact, certificate = found.original, found.artefact, found.certificate
@@ -140,10 +139,6 @@ def pruned_latency(name: str, artefact: Candidate, folder: Path, learn: Samples)
         runtime().export(module, example, path)
     pairs = (paths[0], None), (paths[1], None)
     return compare_latency(*pairs, example, runtime=runtime()).ratio.median
-
-
-def _augmented(pictures: Tensor) -> Tensor:
-    return augment(pictures, torch.default_generator)
 
 
 def int8_certificate(name: str, folder: Path, sha256: str) -> Certificate:

@@ -66,8 +66,8 @@ class Making:
         grids: tuple[Grid, ...] = ()
         weights = None
         if Repair.RECONSTRUCT in settings.repairs:
-            kept = {override.name for override in settings.recipe.overrides}
-            found = reconstruct(folded, self.calibrate.first(_RECONSTRUCTED), Reconstruction())
+            kept, grid_of = _kept(settings.recipe), _reconstruction(settings.recipe)
+            found = reconstruct(folded, self.calibrate.first(_RECONSTRUCTED), grid_of)
             grids = tuple(grid for grid in found.grids if grid.name not in kept)
             weights = {name: weight for name, weight in found.weights.items() if f"{name}.weight" not in kept}
             plain = folded
@@ -110,6 +110,17 @@ def folded_or_plain(model: nn.Module) -> nn.Module:
 def _fine_tuned(making: Making, folded: nn.Module, path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         fine_tune_quantized(folded, making.train, path, making.fine_tuning)
+
+
+def _kept(recipe: Recipe) -> set[str]:
+    """Weights that stay as they are."""
+    return {override.name for override in recipe.overrides if override.scheme is Scheme.FLOAT32}
+
+
+def _reconstruction(recipe: Recipe) -> Reconstruction:
+    """Rounding on the grids that a recipe stores: 8 bits, and 4 where it says so."""
+    four = [override.name for override in recipe.overrides if override.scheme is Scheme.WEIGHT4]
+    return Reconstruction(exceptions=tuple((name.removesuffix(".weight"), 4) for name in four))
 
 
 def _restore(rounded: nn.Module, plain: nn.Module, names: set[str]) -> None:

@@ -26,7 +26,7 @@ from .certificate import (
 )
 from .codec import from_json, read, to_json, write, write_atomically
 from .columns import Columns, Ragged
-from .compression import Candidate, Compressed, LayerNeed, Limits, Repair, Settings
+from .compression import Candidate, Compressed, Cut, CutKind, LayerNeed, Limits, Repair, Settings
 from .coverage import Coverage, CoverageKind, CoverageRow
 from .device import Allocator, Basis, Device, Figure
 from .explanation import (
@@ -132,6 +132,8 @@ __all__ = [
     "CoverageKind",
     "CoverageRow",
     "CurveSample",
+    "Cut",
+    "CutKind",
     "Decision",
     "Device",
     "Difference",
