@@ -18,6 +18,20 @@ from enxuto.errors import EnxutoError, MissingDependency, UsageError, UserCodeEr
 from enxuto.targets import ZOO, resolve
 from enxuto.workload import Workload
 
+#: Nets that the zoo builds and feeds alike; `test_nets_alike_take_every_setting` has them.
+ALIKE = (
+    "efficientnet_lite0",
+    "mobilenet_v1",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "mobilenet_v4_conv_small",
+    "resnet18",
+    "resnet50",
+    "shufflenet_v2",
+    "squeezenet1_0",
+    "squeezenet1_1",
+    "vgg16",
+)
 SMALL = {
     "digits_cnn": "batch=2",
     "gpt": "batch=2&length=8",
@@ -26,9 +40,6 @@ SMALL = {
     "llama_tiny": "batch=2&length=8",
     "lstm": "batch=2&length=8",
     "mobilenet_v2": "batch=2&size=32&classes=10",
-    "resnet18": "batch=2&size=32&classes=10",
-    "resnet50": "batch=2&size=32&classes=10",
-    "squeezenet1_1": "batch=2&size=32&classes=10",
     "unet": "batch=2&size=16",
     "vit_small": "batch=2&size=32&classes=10",
 }
@@ -84,10 +95,23 @@ def refusal(target: str, *, kind: type[EnxutoError] = UsageError, **options: Any
 
 
 def test_the_small_settings_cover_the_zoo() -> None:
-    assert set(SMALL) == set(ZOO)
+    assert {*SMALL, *ALIKE} == set(ZOO)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", ALIKE)
+def test_nets_alike_take_every_setting(name: str) -> None:
+    work = resolve(f"zoo:{name}?batch=3&size=48&classes=7&width=0.5&optimizer=sgd")
+    with torch.device("meta"):
+        half, full = work.model(), resolve(f"zoo:{name}?classes=7").model()
+        images, labels = work.batch()
+        assert half(images).shape == (3, 7)
+    assert images.shape == (3, 3, 48, 48)
+    assert labels.shape == (3,)
+    weights = [sum(p.numel() for p in net.parameters()) for net in (half, full)]
+    assert weights[0] < weights[1] / 2
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_a_zoo_net_trains_and_infers_dry(name: str) -> None:
     target = f"zoo:{name}?{SMALL[name]}"
     train, infer = resolve(target), resolve(target, inference=True)
@@ -172,6 +196,12 @@ def test_a_size_is_a_positive_whole_number(key: str, text: str) -> None:
         ("zoo:unet?size=12", ["a positive multiple of 8"]),
         ("zoo:squeezenet1_1?size=16", ["from 17"]),
         ("zoo:digits_cnn?size=32", ["size must be 28"]),
+        ("zoo:resnet18?width=0", ["width must be a number from 0.05 to 8", "'0'"]),
+        ("zoo:resnet18?width=9", ["width must be a number from 0.05 to 8"]),
+        ("zoo:resnet18?width=1e0", ["width must be a number"]),
+        ("zoo:resnet18?width=-1", ["width must be a number"]),
+        ("zoo:shufflenet_v2?width=0.75", ["width is one of 0.5, 1.0, 1.5, 2.0, not '0.75'"]),
+        ("zoo:unet?width=0.5", ["no setting 'width'"]),
         ("zoo:gpt?length=257", ["at most 256"]),
         ("zoo:gpt?generate=2&optimizer=sgd", ["generate is inference"]),
         ("zooo:resnet18", ["no module zooo", "did you mean zoo:?"]),
@@ -262,6 +292,33 @@ def test_timm_for_real() -> None:
     pytest.importorskip("timm")
     work = resolve("timm:vit_tiny_patch16_224?batch=1&size=64&classes=5")
     assert work.loss(work.model(), work.batch()).shape == ()
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "googlenet", "vit_b_32"])
+def test_torchvision_for_real(name: str) -> None:
+    pytest.importorskip("torchvision", exc_type=ImportError)
+    work = resolve(f"torchvision:{name}?batch=2&size=64&classes=5")
+    with torch.device("meta"):
+        assert work.loss(work.model(), work.batch()).shape == ()
+    assert "did you mean resnet18" in refusal("torchvision:resnet81")
+    assert "no classifier" in refusal("torchvision:fcn_resnet50")  # a torchvision net of another task
+
+
+def test_torchvision_beside_another_torch_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(MissingDependency, match="built for this torch"):
+        resolve("torchvision:resnet18")
+
+
+def test_patterns_name_nets_in_order_and_hand_settings_on() -> None:
+    found = targets.matching("zoo:mobilenet_v[12]*?size=96")
+    assert found == ("zoo:mobilenet_v1?size=96", "zoo:mobilenet_v2?size=96")
+    assert targets.matching("zoo:*") == tuple(f"zoo:{name}" for name in sorted(ZOO))
+    assert targets.matching("zoo:resnet18?size=96") == ("zoo:resnet18?size=96",)
+    assert targets.matching("*.py:work") == ("*.py:work",)
+    with pytest.raises(UsageError, match="no net of zoo matches 'mobilnet"):
+        targets.matching("zoo:mobilnet*")
 
 
 @pytest.mark.zoo

@@ -1,4 +1,4 @@
-"""TARGET strings to Workloads: the user's own code, the nets of the zoo, timm's and transformers' models.
+"""TARGET strings to Workloads: the user's own code, the nets of the zoo, timm's, torchvision's, transformers' models.
 
 The grammar is in docs/how-to/targets.md. Named nets take settings as in a web address; each scheme describes its
 net by a `ZooEntry`, and from there on all are treated alike.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import fnmatch
 import importlib
 import importlib.util
 import inspect
@@ -31,7 +32,7 @@ from . import architectures as nets
 from .errors import EnxutoError, MissingDependency, UsageError, UserCodeError
 from .workload import Workload
 
-FORMS = "file.py:name, pkg.mod:name, zoo:NAME, timm:NAME or hf:CONFIG"
+FORMS = "file.py:name, pkg.mod:name, zoo:NAME, timm:NAME, torchvision:NAME or hf:CONFIG"
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": partial(torch.optim.AdamW, lr=1e-3),
     "adam": partial(torch.optim.Adam, lr=1e-3),
@@ -42,6 +43,7 @@ CHOICES = {"optimizer": (*OPTIMIZERS, "none"), "dtype": tuple(DTYPES)}
 
 _UNNAMED = "model"  # what a Workload is called by default
 _ANY = range(1, 10**9 + 1)
+_WIDTHS = (0.05, 8.0)  # the thinnest and the widest of a net, as multiples of its channels
 _PROMPT = 16  # tokens of a prompt for `generate` unless `length` says otherwise
 
 
@@ -50,14 +52,15 @@ def resolve(target: str, *, batch: int | None = None, inference: bool = False) -
 
     Args:
         target: `file.py:name` or `pkg.mod:name`, a Workload or a function without arguments that returns one;
-            or a named net with settings, `zoo:NAME?batch=32&...`, `timm:NAME?...`, `hf:CONFIG?...`.
+            or a named net with settings: `zoo:NAME?batch=32&...`, `timm:NAME?...`, `torchvision:NAME?...` or
+            `hf:CONFIG?...`.
         batch: another batch size.
         inference: without a backward. A named net then runs in eval mode on its inputs alone; a Workload of the
             user's keeps its loss, and its model the mode that `model()` gives it.
 
     Raises:
         UsageError: the target is not understood, not there, or not a Workload.
-        MissingDependency: timm or transformers is needed.
+        MissingDependency: timm, torchvision or transformers is needed.
         UserCodeError: the user's own file raised; the cause has the traceback.
 
     >>> resolve("zoo:digits_cnn?batch=8").batch_size
@@ -83,6 +86,7 @@ class Settings:
         batch: samples in a batch.
         size: side of the square input, in pixels.
         classes: number of output classes.
+        width: multiplier of the channel counts.
         length: tokens of each sequence; with `generate`, of the prompt.
         generate: tokens to generate greedily with a key-value cache; 0 is a plain step.
         optimizer: a key of `OPTIMIZERS`, or "none" for inference.
@@ -92,6 +96,7 @@ class Settings:
     batch: int
     size: int | None = None
     classes: int | None = None
+    width: float | None = None
     length: int | None = None
     generate: int | None = None
     optimizer: str = "adamw"
@@ -125,13 +130,17 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZooEntry:
-    """A named net: how it is built, what it is given, its settings with their defaults and limits."""
+    """A named net: how it is built, what it is given, its settings with their defaults and limits.
+
+    `widths` are the multipliers of its channels that there are; none stands for any.
+    """
 
     about: str
     model: Callable[[Settings], nn.Module]
     task: Task
     defaults: Settings
     limits: Mapping[str, range] = field(default_factory=dict)
+    widths: tuple[float, ...] = ()
 
 
 def _named(scheme: str, rest: str, batch: int | None, inference: bool) -> Workload:
@@ -163,7 +172,10 @@ def _settings(label: str, entry: ZooEntry, given: Mapping[str, str]) -> Settings
     for key, value in given.items():
         if key not in entry.defaults.keys:
             raise UsageError(f"{label} has no setting {key!r}{_close(key, entry.defaults.keys, 'it has')}")
-        read[key] = _value(label, key, value, entry.limits.get(key, _ANY))
+        if key == "width":
+            read[key] = _width(label, value, entry.widths)
+        else:
+            read[key] = _value(label, key, value, entry.limits.get(key, _ANY))
     settings = replace(entry.defaults, **read)
     return _generation(label, entry, settings, given) if settings.generate else settings
 
@@ -177,6 +189,15 @@ def _value(label: str, key: str, text: str, limit: range) -> str | int:
     if number not in limit:
         raise UsageError(f"{label}: {key} must be {_limit_text(limit)}, not {text!r}")
     return number
+
+
+def _width(label: str, text: str, known: tuple[float, ...]) -> float:
+    width = float(text) if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", text) else 0.0
+    if known and width not in known:
+        raise UsageError(f"{label}: width is one of {', '.join(map(str, known))}, not {text!r}")
+    if not _WIDTHS[0] <= width <= _WIDTHS[1]:
+        raise UsageError(f"{label}: width must be a number from {_WIDTHS[0]} to {_WIDTHS[1]:g}, not {text!r}")
+    return width
 
 
 def _limit_text(limit: range) -> str:
@@ -266,14 +287,21 @@ def _first_input(model: nn.Module, batch: Any) -> Any:
 # ---- The zoo -----------------------------------------------------------------------------------------------
 
 
-def _imagenet(about: str, build: Callable[[int], nn.Module], *, smallest: int = 1) -> ZooEntry:
+def _imagenet(
+    about: str,
+    build: Callable[[int, float], nn.Module],
+    *,
+    smallest: int = 1,
+    widths: tuple[float, ...] = (),
+) -> ZooEntry:
     """A classifier of colour images of any size, by default 32 of 224 px."""
     return ZooEntry(
         about=about,
-        model=lambda s: build(s.number("classes")),
+        model=lambda s: build(s.number("classes"), s.width or 1.0),
         task=_images(),
-        defaults=Settings(batch=32, size=224, classes=1000),
+        defaults=Settings(batch=32, size=224, classes=1000, width=1.0),
         limits={"size": range(smallest, _ANY.stop)},
+        widths=widths,
     )
 
 
@@ -304,14 +332,21 @@ ZOO: dict[str, ZooEntry] = {
         defaults=Settings(batch=32, size=28, classes=10),
         limits={"size": range(28, 29)},
     ),
+    "efficientnet_lite0": _imagenet("EfficientNet-Lite0", nets.efficientnet_lite0),
     "gpt": _language("GPT, 13.9 M parameters", nets.gpt, 8192, batch=4, length=256, context=256),
     "gpt2": _language("GPT-2, 124 M parameters", nets.gpt2_small, 50257, batch=4, length=1024, context=1024),
     "llama7b": _language("Llama, 6.7 G parameters", nets.llama, 32000, batch=1, length=2048),
     "llama_tiny": _language("Llama for tests", nets.llama_tiny, 256, batch=4, length=128),
     "lstm": _language("two-layer LSTM language model", nets.lstm, 2000, batch=32, length=64),
+    "mobilenet_v1": _imagenet("MobileNetV1", nets.mobilenet_v1),
     "mobilenet_v2": _imagenet("MobileNetV2", nets.mobilenet_v2),
+    "mobilenet_v3_large": _imagenet("MobileNetV3-Large", nets.mobilenet_v3_large),
+    "mobilenet_v3_small": _imagenet("MobileNetV3-Small", nets.mobilenet_v3_small),
+    "mobilenet_v4_conv_small": _imagenet("MobileNetV4 Conv-Small", nets.mobilenet_v4_conv_small),
     "resnet18": _imagenet("ResNet-18", nets.resnet18),
-    "resnet50": _imagenet("ResNet-50", nets.resnet50),
+    "resnet50": _imagenet("ResNet-50", lambda classes, width: nets.resnet50(classes, width=width)),
+    "shufflenet_v2": _imagenet("ShuffleNetV2", nets.shufflenet_v2, widths=(0.5, 1.0, 1.5, 2.0)),
+    "squeezenet1_0": _imagenet("SqueezeNet 1.0", nets.squeezenet1_0, smallest=21),
     "squeezenet1_1": _imagenet("SqueezeNet 1.1", nets.squeezenet1_1, smallest=17),
     "unet": ZooEntry(
         about="U-Net, a class for every pixel",
@@ -320,6 +355,7 @@ ZOO: dict[str, ZooEntry] = {
         defaults=Settings(batch=32, size=128, classes=2),
         limits={"size": range(8, _ANY.stop, 8)},
     ),
+    "vgg16": _imagenet("VGG-16", nets.vgg16, smallest=32),
     "vit_small": ZooEntry(
         about="ViT-S/16",
         model=lambda s: nets.vit_small(s.number("classes"), image_size=s.number("size")),
@@ -336,15 +372,14 @@ def _zoo_entry(name: str) -> ZooEntry:
     return ZOO[name]
 
 
+#: torchvision is built for one torch; beside another it cannot even be imported.
+_TORCHVISION = f"only the torchvision that was built for this torch ({torch.__version__}) works: https://pytorch.org/get-started"
+
 # ---- timm --------------------------------------------------------------------------------------------------
 
 
 def _timm_entry(name: str) -> ZooEntry:
-    timm = _optional(
-        "timm",
-        hint=f"timm needs torchvision, and only the build that matches this torch ({torch.__version__}) works: "
-        "https://pytorch.org/get-started",
-    )
+    timm = _optional("timm", hint=f"timm needs torchvision, and {_TORCHVISION}")
     if not timm.is_model(name):
         raise UsageError(f"timm has no model {name!r}{_close(name, timm.list_models())}")
     config = timm.get_pretrained_cfg(name)
@@ -362,6 +397,45 @@ def _timm_entry(name: str) -> ZooEntry:
         task=_images(channels),
         defaults=Settings(batch=32, size=side, classes=config.num_classes or 1000),
     )
+
+
+# ---- torchvision -------------------------------------------------------------------------------------------
+
+
+def _torchvision_entry(name: str) -> ZooEntry:
+    models = _torchvision_models()
+    known = models.list_models(module=models)
+    if name not in known:
+        raise UsageError(f"torchvision has no classifier {name!r}{_close(name, known)}")
+    weights = models.get_model_weights(name).DEFAULT
+    side = weights.transforms.keywords["crop_size"]
+    sizes = range(weights.meta["min_size"][0], _ANY.stop)
+    if is_vit := name.startswith(
+        "vit_"
+    ):  # vit_b_16: patches of 16 pixels, and as many as the net was built for
+        patch = int(name.rpartition("_")[2])
+        sizes = range(patch, _ANY.stop, patch)
+
+    def model(settings: Settings) -> nn.Module:
+        options: dict[str, Any] = {"num_classes": settings.classes}
+        if name in ("googlenet", "inception_v3"):  # their training outputs would be of another kind
+            options |= {"aux_logits": False, "init_weights": False}
+        if is_vit:
+            options["image_size"] = settings.size
+        net: nn.Module = models.get_model(name, weights=None, **options)
+        return net
+
+    return ZooEntry(
+        about=f"torchvision's {name}",
+        model=model,
+        task=_images(),
+        defaults=Settings(batch=32, size=side, classes=1000),
+        limits={"size": sizes},
+    )
+
+
+def _torchvision_models() -> Any:
+    return _optional("torchvision", hint=_TORCHVISION).models
 
 
 # ---- transformers ------------------------------------------------------------------------------------------
@@ -453,7 +527,38 @@ def _optional(package: str, *, hint: str = "") -> Any:
         raise MissingDependency(f"{package} cannot be imported ({_reason(error)}){more}") from error
 
 
-_SCHEMES: dict[str, Callable[[str], ZooEntry]] = {"zoo": _zoo_entry, "timm": _timm_entry, "hf": _hf_entry}
+_SCHEMES: dict[str, Callable[[str], ZooEntry]] = {
+    "zoo": _zoo_entry,
+    "timm": _timm_entry,
+    "torchvision": _torchvision_entry,
+    "hf": _hf_entry,
+}
+
+_LISTS: dict[str, Callable[[], Iterable[str]]] = {
+    "zoo": lambda: ZOO,
+    "timm": lambda: _optional("timm", hint=_TORCHVISION).list_models(),
+    "torchvision": lambda: _torchvision_models().list_models(module=_torchvision_models()),
+}
+
+
+def matching(pattern: str) -> tuple[str, ...]:
+    """The TARGETs that a pattern names, in order: `timm:mobilenet*`, `zoo:*net?size=96`; itself, if it is none.
+
+    Args:
+        pattern: a named net in which `*` stands for any text; settings after `?` go to every net.
+
+    Raises:
+        UsageError: nothing matches.
+        MissingDependency: the pattern's package cannot be imported.
+    """
+    scheme, _, rest = pattern.partition(":")
+    name, question, query = rest.partition("?")
+    if scheme not in _LISTS or "*" not in name:
+        return (pattern,)
+    found = fnmatch.filter(sorted(_LISTS[scheme]()), name)
+    if not found:
+        raise UsageError(f"no net of {scheme} matches {name!r}")
+    return tuple(f"{scheme}:{each}{question}{query}" for each in found)
 
 
 # ---- The user's own code -----------------------------------------------------------------------------------

@@ -10,24 +10,34 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from enxuto import architectures
 from enxuto.architectures import (
     digits_cnn,
+    efficientnet_lite0,
     generate,
     gpt,
     gpt2_small,
     llama,
     llama_tiny,
     lstm,
+    mobilenet_v1,
     mobilenet_v2,
+    mobilenet_v3_large,
+    mobilenet_v3_small,
+    mobilenet_v4_conv_small,
     resnet18,
     resnet50,
+    shufflenet_v2,
+    squeezenet1_0,
     squeezenet1_1,
     unet,
+    vgg16,
     vit_small,
 )
 from enxuto.architectures.gpt import GPT, KVCache
+from enxuto.architectures.shufflenet import shuffle
 
 
 @dataclass(frozen=True)
@@ -47,24 +57,35 @@ class Net:
 
 
 # Where the counts come from:
-# - resnet18, resnet50, mobilenet_v2, squeezenet1_1: `num_params` in the weight tables of
-#   torchvision's documentation (ResNet18_Weights, MobileNet_V2_Weights, ...).
+# - mobilenet_v2, mobilenet_v3_*, resnet18, resnet50, shufflenet_v2, squeezenet1_*, vgg16: `num_params` in
+#   the weight tables of torchvision's documentation (ResNet18_Weights, MobileNet_V2_Weights, ...).
+# - mobilenet_v1: timm's mobilenetv1_100, "4.2 million" in Howard et al. 2017, table 8.
+# - mobilenet_v4_conv_small: timm's mobilenetv4_conv_small, "3.8M" in Qin et al. 2024.
+# - efficientnet_lite0: timm's efficientnet_lite0, "4.7M" in the authors' release.
 # - vit_small: timm's vit_small_patch16_224, and "22M" in Touvron et al. 2020, table 1.
 # - gpt2_small: the model that OpenAI first announced as 117M and later corrected to 124M.
 # - llama: "6.7B" in Touvron et al. 2023, table 2; exact for a vocabulary of 32000.
 # - the rest are sizes of our own, added up by hand from the layers.
 NETS = {
     "digits_cnn": Net(digits_cnn, 23_098, (1, 28, 28), (2, 10)),
+    "efficientnet_lite0": Net(efficientnet_lite0, 4_652_008, (3, 224, 224), (2, 1000)),
     "gpt": Net(gpt, 13_891_584, None, (2, 16, 8192)),
     "gpt2_small": Net(gpt2_small, 124_439_808, None, (2, 16, 50257)),
     "llama": Net(llama, 6_738_415_616, None, (2, 16, 32000)),
     "llama_tiny": Net(llama_tiny, 119_104, None, (2, 16, 256)),
     "lstm": Net(lstm, 2_078_672, None, (2, 16, 2000)),
+    "mobilenet_v1": Net(mobilenet_v1, 4_231_976, (3, 224, 224), (2, 1000)),
     "mobilenet_v2": Net(mobilenet_v2, 3_504_872, (3, 224, 224), (2, 1000)),
+    "mobilenet_v3_large": Net(mobilenet_v3_large, 5_483_032, (3, 224, 224), (2, 1000)),
+    "mobilenet_v3_small": Net(mobilenet_v3_small, 2_542_856, (3, 224, 224), (2, 1000)),
+    "mobilenet_v4_conv_small": Net(mobilenet_v4_conv_small, 3_774_024, (3, 224, 224), (2, 1000)),
     "resnet18": Net(resnet18, 11_689_512, (3, 224, 224), (2, 1000)),
     "resnet50": Net(resnet50, 25_557_032, (3, 224, 224), (2, 1000)),
+    "shufflenet_v2": Net(shufflenet_v2, 2_278_604, (3, 224, 224), (2, 1000)),
+    "squeezenet1_0": Net(squeezenet1_0, 1_248_424, (3, 224, 224), (2, 1000)),
     "squeezenet1_1": Net(squeezenet1_1, 1_235_496, (3, 224, 224), (2, 1000)),
     "unet": Net(unet, 1_927_042, (3, 64, 96), (2, 2, 64, 96)),
+    "vgg16": Net(vgg16, 138_357_544, (3, 224, 224), (2, 1000)),
     "vit_small": Net(vit_small, 22_050_664, (3, 224, 224), (2, 1000)),
 }
 
@@ -111,7 +132,39 @@ def test_forward_and_backward_on_fake_tensors(net: Net) -> None:
         assert parameter.grad.shape == parameter.shape, name
 
 
-# Names and shapes as torchvision publishes them (timm for vit_small), one from each kind of layer.
+# Billions of multiply-adds for one 224 px image, with as many decimals as were published:
+# - torchvision's documentation has them as GFLOPS, in the tables beside `num_params`;
+# - mobilenet_v1: "569 million" in Howard et al. 2017, table 8;
+# - mobilenet_v4_conv_small: https://huggingface.co/timm/mobilenetv4_conv_small.e2400_r224_in1k;
+# - efficientnet_lite0: https://huggingface.co/timm/efficientnet_lite0.ra_in1k (the authors' 0.407 counts
+#   more than the convolutions and the classifier).
+PUBLISHED_GMACS = {
+    "efficientnet_lite0": "0.4",
+    "mobilenet_v1": "0.569",
+    "mobilenet_v2": "0.301",
+    "mobilenet_v3_large": "0.217",
+    "mobilenet_v3_small": "0.057",
+    "mobilenet_v4_conv_small": "0.2",
+    "resnet18": "1.814",
+    "resnet50": "4.089",
+    "shufflenet_v2": "0.145",
+    "squeezenet1_0": "0.819",
+    "squeezenet1_1": "0.349",
+    "vgg16": "15.47",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED_GMACS)
+def test_multiply_adds_are_the_published_ones(name: str) -> None:
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        NETS[name].build().eval()(torch.empty(1, 3, 224, 224))
+    published = PUBLISHED_GMACS[name]
+    decimals = len(published.partition(".")[2])
+    assert f"{counter.get_total_flops() / 2e9:.{decimals}f}" == published
+
+
+# Names and shapes as torchvision publishes them (timm for vit_small, mobilenet_v1,
+# mobilenet_v4_conv_small and efficientnet_lite0), one from each kind of layer.
 PUBLISHED_KEYS = {
     "resnet18": {
         "conv1.weight": (64, 3, 7, 7),
@@ -168,6 +221,32 @@ def test_state_dict_keys_are_the_published_ones(name: str) -> None:
     for key, shape in PUBLISHED_KEYS[name].items():
         assert state[key].shape == shape, key
     assert len(state) == PUBLISHED_SIZES[name]
+
+
+WIDE = ("efficientnet_lite0", *(name for name in PUBLISHED_GMACS if name != "efficientnet_lite0"))
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_half_the_width_is_a_third_of_the_parameters_or_less(name: str) -> None:
+    with torch.device("meta"):
+        full, half = (getattr(architectures, name)(10, width=width) for width in (1.0, 0.5))
+        logits = half(torch.empty(2, 3, 64, 64))
+    assert logits.shape == (2, 10)
+    assert count(half) < count(full) / 2.2  # quadratic in the width, but for stems and norms
+
+
+def test_shufflenet_has_the_widths_that_the_paper_chose() -> None:
+    with torch.device("meta"):
+        counts = {width: count(shufflenet_v2(width=width)) for width in (0.5, 1.0, 1.5, 2.0)}
+    # `num_params` in torchvision's documentation
+    assert counts == {0.5: 1_366_792, 1.0: 2_278_604, 1.5: 3_503_624, 2.0: 7_393_996}
+    with pytest.raises(ValueError, match=r"0\.5, 1\.0, 1\.5, 2\.0, not 0\.75"):
+        shufflenet_v2(width=0.75)
+
+
+def test_shuffle_interleaves_the_halves() -> None:
+    channels = torch.arange(6.0).reshape(1, 6, 1, 1)
+    assert shuffle(channels).flatten().tolist() == [0, 3, 1, 4, 2, 5]
 
 
 def test_mobilenet_width_rounds_channels_to_eight() -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from enxuto.architectures.channels import round_channels
+
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
@@ -96,6 +98,7 @@ class ResNet(nn.Module):
         depths: blocks in each of the four stages.
         num_classes: number of output classes.
         dropout: probability of dropping a feature before the classifier in training.
+        width: multiplier of every channel count.
     """
 
     def __init__(
@@ -104,20 +107,22 @@ class ResNet(nn.Module):
         depths: tuple[int, int, int, int],
         num_classes: int = 1000,
         dropout: float = 0.0,
+        width: float = 1.0,
     ) -> None:
         super().__init__()
+        first, second, third, fourth = (round_channels(base * width) for base in (64, 128, 256, 512))
         wide = block.expansion
-        self.conv1 = nn.Conv2d(3, 64, kernel_size=7, stride=2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = nn.Conv2d(3, first, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        self.layer1 = _stage(block, 64, 64, depths[0], stride=1)
-        self.layer2 = _stage(block, 64 * wide, 128, depths[1], stride=2)
-        self.layer3 = _stage(block, 128 * wide, 256, depths[2], stride=2)
-        self.layer4 = _stage(block, 256 * wide, 512, depths[3], stride=2)
+        self.layer1 = _stage(block, first, first, depths[0], stride=1)
+        self.layer2 = _stage(block, first * wide, second, depths[1], stride=2)
+        self.layer3 = _stage(block, second * wide, third, depths[2], stride=2)
+        self.layer4 = _stage(block, third * wide, fourth, depths[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = dropout
-        self.fc = nn.Linear(512 * wide, num_classes)
+        self.fc = nn.Linear(fourth * wide, num_classes)
         self.apply(_init_weights)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -150,11 +155,12 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def resnet18(num_classes: int = 1000) -> ResNet:
-    """ResNet-18 of basic blocks, 11,689,512 parameters.
+def resnet18(num_classes: int = 1000, width: float = 1.0) -> ResNet:
+    """ResNet-18 of basic blocks, 11,689,512 parameters at width 1.
 
     Args:
         num_classes: number of output classes.
+        width: multiplier of every channel count; the paper has none.
 
     Returns:
         A net from float [batch, 3, height, width] to logits [batch, num_classes].
@@ -162,15 +168,16 @@ def resnet18(num_classes: int = 1000) -> ResNet:
     Source:
         He et al., "Deep Residual Learning for Image Recognition", 2015, arXiv:1512.03385.
     """
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes)
+    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, width=width)
 
 
-def resnet50(num_classes: int = 1000, dropout: float = 0.0) -> ResNet:
-    """ResNet-50 of bottleneck blocks, 25,557,032 parameters.
+def resnet50(num_classes: int = 1000, dropout: float = 0.0, width: float = 1.0) -> ResNet:
+    """ResNet-50 of bottleneck blocks, 25,557,032 parameters at width 1.
 
     Args:
         num_classes: number of output classes.
         dropout: probability of dropping a feature before the classifier in training; the paper has none.
+        width: multiplier of every channel count; the paper has none.
 
     Returns:
         A net from float [batch, 3, height, width] to logits [batch, num_classes].
@@ -178,4 +185,4 @@ def resnet50(num_classes: int = 1000, dropout: float = 0.0) -> ResNet:
     Source:
         He et al., "Deep Residual Learning for Image Recognition", 2015, arXiv:1512.03385.
     """
-    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, dropout)
+    return ResNet(Bottleneck, (3, 4, 6, 3), num_classes, dropout, width)

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1, with the parameter names of torchvision.
+"""SqueezeNet 1.0 and 1.1, with the parameter names of torchvision.
 
 Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB model
 size" (2016), https://arxiv.org/abs/1602.07360
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from enxuto.architectures.channels import round_channels
 
 
 class Fire(nn.Module):
@@ -44,27 +46,15 @@ class SqueezeNet(nn.Module):
     """Eight fire modules and a convolutional classifier.
 
     Args:
+        features: the convolutions, with fire modules among them.
+        channels: channels that the features give.
         num_classes: number of output classes.
     """
 
-    def __init__(self, num_classes: int = 1000) -> None:
+    def __init__(self, features: nn.Sequential, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 64, kernel_size=3, stride=2),
-            nn.ReLU(inplace=True),
-            _pool(),
-            Fire(64, 16, 64),
-            Fire(128, 16, 64),
-            _pool(),
-            Fire(128, 32, 128),
-            Fire(256, 32, 128),
-            _pool(),
-            Fire(256, 48, 192),
-            Fire(384, 48, 192),
-            Fire(384, 64, 256),
-            Fire(512, 64, 256),
-        )
-        last = nn.Conv2d(512, num_classes, kernel_size=1)
+        self.features = features
+        last = nn.Conv2d(channels, num_classes, kernel_size=1)
         self.classifier = nn.Sequential(
             nn.Dropout(0.5),
             last,
@@ -79,7 +69,7 @@ class SqueezeNet(nn.Module):
         """Classify images.
 
         Args:
-            images: float [batch, 3, height, width], normalised RGB, at least 17 pixels a side.
+            images: float [batch, 3, height, width], normalised RGB, at least 17 pixels a side (21 in 1.0).
 
         Returns:
             Logits, float [batch, num_classes].
@@ -95,11 +85,45 @@ def _init_weights(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def squeezenet1_1(num_classes: int = 1000) -> SqueezeNet:
-    """SqueezeNet 1.1, 1,235,496 parameters and 2.4 times less arithmetic than 1.0.
+def _fires(widths: tuple[int, ...], inputs: int, width: float) -> tuple[list[nn.Module], int]:
+    """Fire modules one after the other, each named by its squeeze at width 1, and the channels that they give."""
+    modules: list[nn.Module] = []
+    for base in widths:
+        squeeze, expand = round_channels(base * width), round_channels(4 * base * width)
+        modules.append(Fire(inputs, squeeze, expand))
+        inputs = 2 * expand
+    return modules, inputs
+
+
+def squeezenet1_0(num_classes: int = 1000, width: float = 1.0) -> SqueezeNet:
+    """SqueezeNet 1.0, 1,248,424 parameters at width 1.
 
     Args:
         num_classes: number of output classes.
+        width: multiplier of every channel count; the paper has none.
+
+    Returns:
+        A net from float [batch, 3, height, width] to logits [batch, num_classes].
+
+    Source:
+        Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB
+        model size", 2016, arXiv:1602.07360, table 1.
+    """
+    channels = round_channels(96 * width)
+    stem = [nn.Conv2d(3, channels, kernel_size=7, stride=2), nn.ReLU(inplace=True), _pool()]
+    first, channels = _fires((16, 16, 32), channels, width)
+    second, channels = _fires((32, 48, 48, 64), channels, width)
+    third, channels = _fires((64,), channels, width)
+    features = nn.Sequential(*stem, *first, _pool(), *second, _pool(), *third)
+    return SqueezeNet(features, channels, num_classes)
+
+
+def squeezenet1_1(num_classes: int = 1000, width: float = 1.0) -> SqueezeNet:
+    """SqueezeNet 1.1, 1,235,496 parameters at width 1 and 2.4 times less arithmetic than 1.0.
+
+    Args:
+        num_classes: number of output classes.
+        width: multiplier of every channel count; the paper has none.
 
     Returns:
         A net from float [batch, 3, height, width] to logits [batch, num_classes].
@@ -108,4 +132,10 @@ def squeezenet1_1(num_classes: int = 1000) -> SqueezeNet:
         Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and <0.5MB
         model size", 2016, arXiv:1602.07360; version 1.1 from the authors' later release.
     """
-    return SqueezeNet(num_classes)
+    channels = round_channels(64 * width)
+    stem = [nn.Conv2d(3, channels, kernel_size=3, stride=2), nn.ReLU(inplace=True), _pool()]
+    first, channels = _fires((16, 16), channels, width)
+    second, channels = _fires((32, 32), channels, width)
+    third, channels = _fires((48, 48, 64, 64), channels, width)
+    features = nn.Sequential(*stem, *first, _pool(), *second, _pool(), *third)
+    return SqueezeNet(features, channels, num_classes)

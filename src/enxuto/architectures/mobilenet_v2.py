@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from enxuto.architectures.channels import round_channels
+
 # Table 2 of the paper: expansion, channels out, repeats, stride of the first repeat.
 _STAGES = (
     (1, 16, 1, 1),
@@ -18,12 +20,6 @@ _STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-
-
-def _round_channels(channels: float, multiple: int = 8) -> int:
-    """Nearest multiple of eight, never more than 10 % below what was asked."""
-    rounded = max(multiple, int(channels + multiple / 2) // multiple * multiple)
-    return rounded if rounded >= 0.9 * channels else rounded + multiple
 
 
 class _ConvNormActivation(nn.Sequential):
@@ -85,16 +81,16 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, num_classes: int = 1000, width: float = 1.0) -> None:
         super().__init__()
-        channels = _round_channels(32 * width)
+        channels = round_channels(32 * width)
         layers: list[nn.Module] = [_ConvNormActivation(3, channels, stride=2)]
         for expansion, base, repeats, first_stride in _STAGES:
-            outputs = _round_channels(base * width)
+            outputs = round_channels(base * width)
             for repeat in range(repeats):
                 stride = first_stride if repeat == 0 else 1
                 layers.append(InvertedResidual(channels, outputs, stride, expansion))
                 channels = outputs
         # Thin nets keep the last convolution at full size: the paper finds them better for it.
-        last = _round_channels(1280 * max(1.0, width))
+        last = round_channels(1280 * max(1.0, width))
         layers.append(_ConvNormActivation(channels, last, kernel=1))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(last, num_classes))
