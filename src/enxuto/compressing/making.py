@@ -26,6 +26,7 @@ from .quantizing import (
     quantize_onnx,
     reconstruct,
 )
+from .quantizing.graph import name_products, read_onnx, write_onnx
 from .runtimes.onnx_runtime import OnnxRuntime
 from .slimming import slim
 
@@ -87,8 +88,21 @@ def export(module: nn.Module, calibrate: Samples, recipe: Recipe, path: Path, *,
         if recipe.default is Scheme.FLOAT32 and not recipe.overrides:
             os.replace(plain, path)
             return
+        _name_products(plain, module)
         samples = calibrate.first(_CALIBRATED) if recipe.needs_data else None
         quantize_onnx(plain, path, recipe, samples=samples, grids=grids)
+
+
+def _name_products(path: Path, module: nn.Module) -> None:
+    """In the file, the names that recipes use: the module's."""
+    model = read_onnx(path)
+    linear = {
+        f"{place}.weight": part.weight.detach().cpu().numpy()
+        for place, part in module.named_modules()
+        if isinstance(part, nn.Linear)
+    }
+    name_products(model, linear)
+    write_onnx(model, path)
 
 
 def _slimmed(path: Path, recipe: Recipe) -> Coverage:

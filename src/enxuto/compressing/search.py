@@ -294,7 +294,7 @@ class Search:
 
     def _needs(self, model: nn.Module) -> tuple[LayerNeed, ...]:
         found = sensitivity(folded_or_plain(model), self.making.calibrate.first(_PROBED))
-        return tuple(LayerNeed(layer=each.layer, weights=each.weights, kl=each.fidelity.kl) for each in found)
+        return tuple(LayerNeed(layer=each.layer, weights=each.weights, kl=each.moved) for each in found)
 
     # -- one row ---------------------------------------------------------------------------------------------
 

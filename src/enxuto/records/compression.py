@@ -125,7 +125,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerNeed:
-    """A layer quantized alone: how far the outputs move (KL, nats), and the weights that this is paid for."""
+    """A layer quantized alone: how far the outputs move, and the weights that this is paid for.
+
+    `kl` is in nats; of outputs that are numbers and no classes, noise as a share of the signal.
+    """
 
     layer: str
     weights: int
