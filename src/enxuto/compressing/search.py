@@ -260,7 +260,7 @@ class Search:
             if recipe.default in allowed:
                 yield Settings(cuts=cuts, repairs=repairs, recipe=recipe)
         if Scheme.STATIC8 in allowed:
-            needs = self._needs(model)
+            needs = self._needs(model) if cuts else self.layers
             for spared in self.effort.spared:
                 names = [f"{need.layer}.weight" for need in needs[:spared]]
                 yield Settings(cuts=cuts, repairs=(), recipe=_TRIMMED.with_override(names, Scheme.FLOAT32))
