@@ -274,7 +274,9 @@ def test_a_limit_on_time_cuts_macs_and_may_round_nothing(tmp_path: Path) -> None
 def test_what_the_limits_lack_is_cut(tmp_path: Path) -> None:
     """8 bits are fast enough here: the file is what is too large still, so parameters go."""
     limits = Limits(latency_ratio=0.9, file=16_000, max_drop=0.5)
-    compressed = compress(trained(), digits(), out=tmp_path, limits=limits, effort=QUICK)
+    compressed = compress(
+        trained(), digits(), out=tmp_path, limits=limits, effort=replace(QUICK, schemes=(Scheme.STATIC8,))
+    )
     cuts = [cut.kind for row in compressed.candidates if row.settings for cut in row.settings.cuts]
     assert cuts and set(cuts) == {CutKind.PARAMETERS}
 
