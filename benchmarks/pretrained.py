@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -108,8 +109,8 @@ class Row:
 class Dynamic8:
     """`quantize_dynamic`, which onnxruntime's documentation advises for transformers."""
 
-    name = "onnxruntime dynamic int8"
-    packages = ("torch", "onnxscript", "onnxruntime")
+    name: ClassVar[str] = "onnxruntime dynamic int8"
+    packages: ClassVar[tuple[str, ...]] = ("torch", "onnxscript", "onnxruntime")
 
     def write(self, net: nn.Module, data: Data, path: Path) -> None:
         """Export, then quantize the file."""
