@@ -123,9 +123,39 @@ def compress_table() -> str:
         cells = [plain, best, *(f"{r:.1f}×; {a:.2%}; {u:.2%}" for r, a, u in (int8, ours))]
         lines.append(f"| {row['net']} | {' | '.join(cells)} |")
     machine = content["machine"]
+    if fast := fast_sentence():
+        lines.append(f"\n{fast}")
     lines.append(
         f"\ntorch {machine['torch']}, {machine['cpu']}; all rows: `python -m benchmarks.compress`, `.baselines`"
     )
+    return "\n".join(lines)
+
+
+def fast_sentence() -> str:
+    """The net pruned for time, in one line; empty before it was measured."""
+    rows = json.loads((RESULTS / "compress.json").read_text()).get("fast", [])
+    return "\n".join(
+        f"{row['net']}, pruned to {row['macs_ratio']:.0%} of its MACs and not rounded: a run takes "
+        f"{row['confirmed'][1]:.2f} of float32's ({row['confirmed'][0]:.2f} to {row['confirmed'][2]:.2f}), "
+        f"{1 / row['confirmed'][1]:.1f} times faster; {row['accuracy']:.2%}; at most {row['upper_drop']:.2%} lost"
+        for row in rows
+    )
+
+
+def pretrained_table() -> str:
+    """`pretrained.json` as Markdown: published nets in 8 bits, ours beside the baselines."""
+    content = json.loads((RESULTS / "pretrained.json").read_text())
+    lines = [
+        "| net | | file, times smaller | right | at most lost | agreement | KL |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        if row["failed"]:
+            lines.append(f"| {row['net']} | {row['method']} | {row['failed'].split(':')[0]} | | | | |")
+            continue
+        method = f"{row['method']}: {row['settings']}" if row["settings"] else row["method"]
+        cells = f"{row['ratio']:.2f}× | {row['metric']:.2%} | {row['upper_drop']:.2%}"
+        lines.append(f"| {row['net']} | {method} | {cells} | {row['agreement']:.1%} | {row['kl']:.4f} |")
     return "\n".join(lines)
 
 
@@ -151,6 +181,7 @@ def main() -> int:
         "recompute": recompute_table(),
         "guard": guard_table(),
         "compress": compress_table(),
+        "pretrained": pretrained_table(),
     }
     for name in ("README.md", "README.pt-BR.md"):
         path = ROOT / name

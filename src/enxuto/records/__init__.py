@@ -27,7 +27,7 @@ from .certificate import (
 from .codec import from_json, read, to_json, write, write_atomically
 from .columns import Columns, Ragged
 from .comparison import ComparedNet, Comparison, NetFigures, Published, RuntimeFigures, Scenario
-from .compression import Candidate, Compressed, LayerNeed, Limits, Repair, Settings
+from .compression import Candidate, Compressed, Cut, CutKind, LayerNeed, Limits, Repair, Settings
 from .coverage import Coverage, CoverageKind, CoverageRow
 from .device import Allocator, Basis, Device, Figure
 from .explanation import (
@@ -135,6 +135,8 @@ __all__ = [
     "CoverageKind",
     "CoverageRow",
     "CurveSample",
+    "Cut",
+    "CutKind",
     "Decision",
     "Device",
     "Difference",

@@ -22,12 +22,24 @@ from ..records import (
 )
 from . import fragment
 from .compressed_card import model_card
+from .compressed_rows import name_cut, name_settings
 from .registry import FORMS, print_record, register, render, to_html, to_text, write_html
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["FORMS", "model_card", "print_record", "register", "render", "to_html", "to_text", "write_html"]
+__all__ = [
+    "FORMS",
+    "model_card",
+    "name_cut",
+    "name_settings",
+    "print_record",
+    "register",
+    "render",
+    "to_html",
+    "to_text",
+    "write_html",
+]
 
 
 def _explanation_card(explanation: Explanation) -> RenderableType:
