@@ -13,12 +13,13 @@ import typer
 from .. import __version__
 from .certify import certify
 from .compress import compress
+from .distil import distil
 from .explain import explain
 from .failures import guarded
 from .fit import fit
 from .report import report
 
-COMMANDS = (certify, compress, explain, fit, report)
+COMMANDS = (certify, compress, distil, explain, fit, report)
 
 app = typer.Typer(
     no_args_is_help=True,
