@@ -154,7 +154,7 @@ def pruned_latency(name: str, artefact: Candidate, folder: Path, learn: Samples)
 def int8_certificate(name: str, folder: Path, sha256: str) -> Certificate:
     """Of the candidate that is only quantized: one of the LOOKS at the test pictures."""
     ort = runtime()
-    (path,) = [path for path in folder.glob("candidate-*.onnx") if ort.sha256(path) == sha256]
+    path = next(path for path in folder.glob("candidate-*.onnx") if ort.sha256(path) == sha256)
     return certify(trained(name), as_executed(path), fashion.test(), tolerance=0.01, looks=LOOKS)
 
 

@@ -14,12 +14,14 @@ from torch.nn import functional as F
 import enxuto as ex
 from enxuto.compressing import Effort, answered_by, compress, compression, levels, search
 from enxuto.compressing.distilling import Distillation
+from enxuto.compressing.making import Making
 from enxuto.compressing.runtimes.tuning import Grid
 from enxuto.compressing.search import Search
-from enxuto.errors import UsageError, UserCodeError
+from enxuto.errors import EnxutoError, UsageError, UserCodeError
 from enxuto.records import (
     Candidate,
     Compressed,
+    Coverage,
     CutKind,
     Decision,
     Limits,
@@ -28,6 +30,7 @@ from enxuto.records import (
     Recipe,
     Repair,
     Scheme,
+    Settings,
     read,
 )
 from enxuto.samples import Samples, Splits
@@ -242,6 +245,24 @@ def test_a_net_without_large_linear_layers_says_what_was_not_tried(
     )
     assert "low rank and 4 bits: not tried, large linear layers hold 0% of the parameters" in compressed.notes
     assert all(not row.settings.recipe.overrides for row in compressed.candidates if row.settings)
+
+
+def test_a_step_that_does_not_fit_the_network_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(self: Making, model: nn.Module, settings: Settings, path: Path) -> Coverage:
+        if settings.recipe.overrides:
+            raise EnxutoError("onnxruntime could not quantize this graph")
+        return made_by(self, model, settings, path)
+
+    made_by = Making.make
+    monkeypatch.setattr(Making, "make", make)
+    compressed = compress(
+        trained(), digits(), out=tmp_path, limits=Limits(max_drop=0.03), effort=replace(QUICK, least=0.9)
+    )
+    assert compressed.artefact is not None
+    assert len(compressed.candidates) == 2  # the original, and int8
+    assert "int8, 1 layer in 4-bit weights: onnxruntime could not quantize this graph" in compressed.notes
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from ..errors import UsageError
+from ..errors import EnxutoError, MissingDependency, UsageError, UserCodeError
 from ..records import (
     Calibration,
     Candidate,
@@ -243,8 +243,14 @@ class Search:
         return False
 
     def _holding(self, settings: Settings, model: nn.Module) -> bool:
-        """Add a row; whether quality holds in it."""
-        row = self._row(settings, model)
+        """Add a row; whether quality holds in it. What does not fit this network is noted, and is no row."""
+        try:
+            row = self._row(settings, model)
+        except (MissingDependency, UserCodeError):
+            raise
+        except EnxutoError as error:
+            self.notes.append(f"{name_settings(settings)}: {error}")
+            return False
         self.rows.append(row)
         return self.holds(row)
 
