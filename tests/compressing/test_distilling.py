@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import enxuto as ex
-from enxuto.compressing.distilling import Distillation, Hint, attention_loss, distil, imitation_loss
+from enxuto.compressing.distilling import Distillation, distil, lesson
+from enxuto.compressing.lessons import Hint, Pair, hint_loss, imitation_loss
 from enxuto.errors import UsageError
 
 torch.set_num_threads(1)
@@ -51,15 +52,42 @@ def test_the_imitation_loss_is_hintons():
     torch.testing.assert_close(own.grad, centred.detach() / (5 * 6), rtol=1e-2, atol=1e-4)
 
 
-def test_attention_hints_need_no_adapter_and_see_places():
+def test_a_hint_is_a_share_of_what_is_shown():
     torch.manual_seed(0)
-    shown = torch.rand(2, 8, 4, 4)
-    assert attention_loss(shown.repeat(1, 3, 1, 1), shown) == pytest.approx(0, abs=1e-10)
-    assert attention_loss(shown.flip(-1), shown) > 1e-3
-    tokens = torch.rand(2, 5, 8)
-    assert attention_loss(torch.cat([tokens, tokens], -1), tokens) == pytest.approx(0, abs=1e-10)
-    with pytest.raises(UsageError, match="places"):
-        attention_loss(torch.rand(2, 8, 4, 4), torch.rand(2, 8, 5, 4))
+    shown = torch.randn(6, 3, 4)
+    scales = torch.logspace(-3, 3, 6)[:, None, None]
+    assert hint_loss(torch.zeros_like(shown), scales * shown) == pytest.approx(
+        1, rel=1e-6
+    )  # whatever the scale
+    assert hint_loss(shown, shown) == 0
+    halves = hint_loss(shown[:2], shown[:2].flip(0)), hint_loss(shown[2:], 0 * shown[2:] + 1)
+    whole = hint_loss(shown, torch.cat([shown[:2].flip(0), 0 * shown[2:] + 1]))
+    torch.testing.assert_close(
+        whole, (2 * halves[0] + 4 * halves[1]) / 6
+    )  # a mean over samples, as pieces need it
+
+
+@pytest.mark.parametrize(
+    ("shape", "teacher", "student"),
+    [
+        ((4, 2), nn.Linear(2, 7), nn.Linear(2, 3)),  # [batch, channels]
+        ((4, 5, 2), nn.Linear(2, 7), nn.Linear(2, 3)),  # [batch, tokens, channels]
+        ((4, 2, 9, 9), nn.Conv2d(2, 7, 3), nn.Conv2d(2, 3, 3, stride=2)),  # other channels and other places
+    ],
+)
+def test_hints_join_features_of_other_shapes(shape, teacher, student):
+    """The map is a linear one over channels: it finds the teacher's features where they follow from the student's."""
+    torch.manual_seed(0)
+    inputs = torch.randn(shape)
+    pair = Pair(teacher, student, [Hint(teacher="", student="")], (inputs[:1],), asked=True)
+    ((own, seen),) = pair(inputs).hints
+    assert own.shape == seen.shape and own.shape[-1] == 7
+    if inputs.dim() == 4:
+        pooled = F.adaptive_avg_pool2d(teacher(inputs), 4).movedim(1, -1)
+        torch.testing.assert_close(seen, pooled)
+        mapped = F.conv2d(student(inputs), pair.adapters[0].weight[:, :, None, None], pair.adapters[0].bias)
+        torch.testing.assert_close(own, mapped.movedim(1, -1))  # a 1x1 convolution
+    assert not seen.requires_grad and own.requires_grad
 
 
 def test_a_student_comes_to_say_what_its_teacher_says():
@@ -78,7 +106,7 @@ def test_a_student_comes_to_say_what_its_teacher_says():
     apart = distance()
     history = distil(
         teacher, student, (images, labels), Distillation(epochs=40, batch=16, rate=0.02, labels=0.0)
-    )
+    ).epochs
     assert distance() < 0.5 * apart
     assert len(history) == 40 and history[-1].teacher < history[0].teacher
     assert history[0].labels == 0 and history[0].hints == 0
@@ -89,7 +117,7 @@ def test_a_student_comes_to_say_what_its_teacher_says():
 
 
 def test_the_loss_is_the_sum_of_its_parts():
-    epoch = distil(net(12, 1), net(6, 2), samples(), SETTINGS)[0]
+    epoch = distil(net(12, 1), net(6, 2), samples(), SETTINGS).epochs[0]
     parts = 0.7 * epoch.teacher + 0.3 * epoch.labels + epoch.hints
     assert epoch.loss == pytest.approx(parts, rel=1e-5)
     assert min(epoch.teacher, epoch.labels, epoch.hints) > 0
@@ -151,7 +179,7 @@ def test_regression_is_imitated_by_its_values():
     x = torch.randn(64, 3)
     history = ex.distil(
         teacher, student, (x, torch.randn(64, 1)), Distillation(labels=0.0, epochs=40, batch=16, rate=0.05)
-    )
+    ).epochs
     assert history[-1].teacher < 1e-3 < history[0].teacher
 
 
@@ -204,6 +232,115 @@ def test_a_teacher_whose_answers_never_change_says_them_once() -> None:
     assert Counting.rows == 64 + 1  # one sample tells how large an answer is
     every_time = distil(teacher, students[1], data, settings, change=lambda x: x)
     assert Counting.rows == 65 + 3 * 64
-    for first, second in zip(once, every_time, strict=True):
+    for first, second in zip(once.epochs, every_time.epochs, strict=True):
         torch.testing.assert_close(first.loss, second.loss, rtol=1e-5, atol=0)
     torch.testing.assert_close(students[0].weight, students[1].weight, rtol=1e-4, atol=1e-6)
+
+
+def test_with_labels_alone_the_teacher_is_not_asked():
+    class Mute(nn.Module):
+        def forward(self, x):
+            raise AssertionError("asked")
+
+    student, plain = net(6, 2), net(6, 2)
+    settings = Distillation(epochs=1, batch=48, labels=1.0, rate=0.01)
+    (epoch,) = distil(Mute(), student, samples(), settings).epochs
+    assert (epoch.loss, epoch.teacher) == (epoch.labels, 0)
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), net(6, 2).parameters(), strict=True))
+    assert not torch.equal(student[0].weight, plain[0].weight)
+
+
+def test_what_joins_hints_is_learnt_with_the_student_and_dropped():
+    """Without its own learning the map would stay random, and the hint would cost at least what is left of it."""
+    torch.manual_seed(0)
+    teacher, student = nn.Sequential(nn.Linear(4, 16)), nn.Sequential(nn.Linear(4, 3))
+    teacher.append(nn.Linear(16, 2)), student.append(nn.Linear(3, 2))
+    names = list(student.state_dict())
+    settings = Distillation(
+        epochs=60, batch=32, rate=0.05, labels=0.0, hints=(Hint(teacher="0", student="0"),), hints_weight=3.0
+    )
+    history = distil(teacher, student, torch.randn(128, 4), settings).epochs
+    assert list(student.state_dict()) == names
+    # three features carry at least the three largest of the four directions that sixteen have
+    assert history[-1].hints < 0.3 * history[0].hints
+
+
+# Under a plan
+
+
+def deep(width, seed):
+    torch.manual_seed(seed)
+    blocks = [nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Dropout(0.1)) for _ in range(3)]
+    return nn.Sequential(nn.Linear(8, width), *blocks, nn.Linear(width, 3))
+
+
+LESSON = Distillation(epochs=2, batch=128, rate=0.01)
+LEVERS = (
+    "early-release",
+    "fused-step",
+    "foreach-off",
+    "optimizer-in-backward",
+    "micro-batches",
+    "checkpoint",
+)
+
+
+def vectors():
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(384, 8, generator=generator), torch.randint(3, (384,), generator=generator)
+
+
+def planned(lever, dropout, share):
+    """A plan with one kind of lever for a lesson, and students taught with it and without."""
+    teacher, students = deep(12, 1), [deep(20, 2) for _ in range(2)]
+    for student in students:
+        for layer in student.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = dropout
+    work = lesson(teacher, students[0], vectors(), LESSON)
+    peak = ex.trace(work, calibrate=False).peak
+    budget = ex.Budget(bytes=int(share * peak), fixed=tuple(x for x in LEVERS if x != lever))
+    plan = ex.fit(work, budget, measure=False, calibrate=False, exact=False).plan
+    plain = distil(teacher, students[0], vectors(), LESSON)
+    under = distil(teacher, students[1], vectors(), LESSON, plan=plan)
+    return plan, plain, under, students
+
+
+def test_a_student_recomputed_under_a_plan_is_the_plain_one_bit_for_bit():
+    plan, plain, under, students = planned("checkpoint", 0.1, 0.9)
+    assert plan.fits and {lever.numerics for lever in plan.levers} == {ex.Numerics.IDENTICAL}
+    assert all(action.__class__.__name__ == "Checkpoint" for action in plan.actions) and plan.actions
+    assert under == plain
+    for first, second in zip(*(student.parameters() for student in students), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_a_student_taught_in_micro_batches_is_the_plain_one_but_for_rounding():
+    plan, plain, under, students = planned("micro-batches", 0.0, 0.8)
+    assert plan.fits and [type(a).__name__ for a in plan.actions] == ["MicroBatches"]
+    for first, second in zip(plain.epochs, under.epochs, strict=True):
+        assert second.loss == pytest.approx(first.loss, rel=1e-5)
+    for first, second in zip(*(student.parameters() for student in students), strict=True):
+        torch.testing.assert_close(second, first, rtol=0, atol=1e-5 * first.abs().max().item() * 10)
+
+
+# The guard
+
+
+def test_a_student_is_certified_against_its_teacher_on_samples_that_chose_nothing():
+    torch.manual_seed(0)
+    teacher = nn.Linear(4, 3)
+    inputs = torch.randn(3_000, 4)
+    labels = teacher(inputs).argmax(1)
+    good, bad = nn.Linear(4, 3), nn.Linear(4, 3)
+    parts = (inputs[:1_000], labels[:1_000]), (inputs[1_000:], labels[1_000:])
+    settings = Distillation(epochs=30, batch=50, rate=0.1, labels=0.0)
+    accepted = distil(teacher, good, parts[0], settings, certify=parts[1], tolerance=0.02).certificate
+    assert accepted.decision.value == "accepted" and accepted.evidence.n == 2_000
+    assert accepted.original.metric == 1 and accepted.tolerance == 0.02
+    assert accepted == ex.certify(teacher, good, parts[1], tolerance=0.02)
+    few = Distillation(epochs=1, batch=500, rate=1e-4)
+    assert distil(teacher, bad, parts[0], few, certify=parts[1]).certificate.decision.value == "rejected"
+    assert distil(teacher, bad, parts[0], few).certificate is None
+    with pytest.raises(UsageError, match="those that train"):
+        distil(teacher, bad, parts[0], few, certify=(inputs[:1_000].clone(), labels[:1_000]))
