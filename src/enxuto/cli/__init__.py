@@ -14,12 +14,13 @@ from .. import __version__
 from .certify import certify
 from .compare import compare
 from .compress import compress
+from .distil import distil
 from .explain import explain
 from .failures import guarded
 from .fit import fit
 from .report import report
 
-COMMANDS = (certify, compare, compress, explain, fit, report)
+COMMANDS = (certify, compare, compress, distil, explain, fit, report)
 
 app = typer.Typer(
     no_args_is_help=True,

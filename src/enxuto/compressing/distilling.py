@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .. import verifying
 from ..applying import apply
-from ..errors import UsageError
+from ..errors import EnxutoError, UsageError, UserCodeError
 from ..records import Certificate, MicroBatches, Plan, SmallerBatch, write_atomically
 from ..samples import Samples
 from ..verifying.runs import Run, Untouched
@@ -125,7 +125,8 @@ def distil(
 
     Raises:
         UsageError: outputs differ in shape, a hint names no module, the checkpoint is of another run, the plan does not
-            suit the batches, or the samples that certify are those that train.
+            suit the batches, or the samples that certify have no targets or are those that train.
+        UserCodeError: a network, the loss or the augmentation raised; the cause has its traceback.
 
     Random numbers of the process are left as they were.
 
@@ -150,9 +151,10 @@ def distil(
         with _stepping(plan, work, pair, optimizer) as run:
             for epoch in range(len(history), settings.epochs):
                 torch.manual_seed(settings.seed * 1_000_003 + epoch)
-                for done, batch in _batches(samples, settings, epoch, change, said):
-                    _set_rate(optimizer, _rate(done, settings))
-                    run.step(batch)
+                with _users_code():
+                    for done, batch in _batches(samples, settings, epoch, change, said):
+                        _set_rate(optimizer, _rate(done, settings))
+                        run.step(batch)
                 history.append(heard.taken())
                 _save(checkpoint, identity, pair, optimizer, history)
                 if progress is not None:
@@ -276,6 +278,8 @@ def _answers(teacher: nn.Module, samples: Samples, settings: Distillation) -> Te
 
 
 def _unseen(guard: Samples, samples: Samples) -> Samples:
+    if guard.targets is None:
+        raise UsageError("a certificate needs samples with targets: (inputs, targets)")
     if guard.fingerprint == samples.fingerprint:
         raise UsageError(
             "the samples that certify are those that train: keep some apart that the student never sees"
@@ -292,9 +296,19 @@ def _check_plan(plan: Plan | None, samples: Samples, settings: Distillation) -> 
         last = len(samples) % settings.batch or settings.batch
         if isinstance(action, MicroBatches) and last < action.pieces:
             raise UsageError(
-                f"the last batch of an epoch has {last} samples, and the plan cuts batches into {action.pieces} "
+                f"the last batch of an epoch has {last} sample(s), and the plan cuts batches into {action.pieces} "
                 f"pieces: choose a batch that leaves more, or that divides {len(samples)}"
             )
+
+
+@contextmanager
+def _users_code() -> Iterator[None]:
+    try:
+        yield
+    except EnxutoError:
+        raise
+    except Exception as error:
+        raise UserCodeError(f"the lesson raised {type(error).__name__}: {error}") from error
 
 
 @contextmanager
