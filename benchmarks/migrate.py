@@ -5,8 +5,8 @@
 The teacher is `vgg_style`, the student `squeezenet_style` (`benchmarks/nets/models.py`). It learns twice, from the same
 first weights, in the same order, augmentation and number of epochs: taught by the teacher, and alone. 55,000 of the
 60,000 pictures train; nothing is chosen by any others; the 10,000 test pictures certify both students, two looks
-planned, as onnxruntime runs their files. Training peaks are dry traces of a step of 128 pictures; beside them those of a
-net whose file is leaner still.
+planned, as onnxruntime runs their files. Training peaks are dry traces of a step of 128 pictures; beside them those
+of a net whose file is leaner still.
 """
 
 from __future__ import annotations

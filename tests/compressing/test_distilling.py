@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import enxuto as ex
-from enxuto.compressing.distilling import Distillation, distil, lesson
+from enxuto.compressing.distilling import Distillation, distil, distillation_workload
 from enxuto.compressing.lessons import Hint, Pair, hint_loss, imitation_loss
 from enxuto.errors import UsageError, UserCodeError
 from enxuto.fitting import Fit
@@ -297,7 +297,7 @@ def vectors():
 @pytest.fixture(scope="module")
 def planner():
     """Plans for the lesson of a deep student, by the one kind of lever that they may use and a share of its peak."""
-    work = lesson(deep(12, 1), deep(20, 2), vectors(), LESSON)
+    work = distillation_workload(deep(12, 1), deep(20, 2), vectors(), LESSON)
     fitter, peak = Fit(work, calibrate=False, exact=False), ex.trace(work, calibrate=False).peak
 
     def plan(lever, share):

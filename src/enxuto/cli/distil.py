@@ -76,7 +76,7 @@ def distil(
         raise UsageError("distil needs --data file.py:name: what the student learns from, (inputs, targets)")
     allowed = tolerance(max_drop, own_metric=False)
     with progress() as say:
-        from ..compressing.distilling import Distillation, lesson
+        from ..compressing.distilling import Distillation, distillation_workload
         from ..compressing.distilling import distil as run
         from ..fitting import fit
         from ..targets import load
@@ -86,7 +86,11 @@ def distil(
         )
         learn, guard = _sets(load(data, made=True), load(certify, made=True) if certify else None, seed)
         networks = _networks(teacher, student, seed)
-        plan = fit(lesson(*networks, learn, settings), budget, measure=False).plan if budget else None
+        plan = (
+            fit(distillation_workload(*networks, learn, settings), budget, measure=False).plan
+            if budget
+            else None
+        )
         if plan is None or plan.fits:
             out.mkdir(parents=True, exist_ok=True)
             found = run(

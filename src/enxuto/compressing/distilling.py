@@ -112,7 +112,7 @@ def distil(
         certify: labelled samples that neither train nor choose: at the end teacher and student are compared on
             them, as `enxuto.certify` does with its defaults. The first look at them.
         tolerance: the drop of accuracy that the certificate tolerates; 0.01 is one point.
-        plan: from `enxuto.fit(lesson(...), budget)`: each step runs under it.
+        plan: from `enxuto.fit(distillation_workload(...), budget)`: each step runs under it.
         checkpoint: a file, written after each epoch; a later call with the same arguments (the student as it was
             given then) goes on from it, and ends bit-equal (on a CPU) to one that was never stopped. It is kept
             at the end: remove it to start anew.
@@ -163,7 +163,7 @@ def distil(
     return Distilled(epochs=tuple(history), certificate=certificate)
 
 
-def lesson(
+def distillation_workload(
     teacher: nn.Module,
     student: nn.Module,
     data: Any,
@@ -180,7 +180,7 @@ def lesson(
         >>> import enxuto as ex
         >>> teacher, student = (nn.Sequential(nn.Linear(8, n), nn.ReLU(), nn.Linear(n, 2)) for n in (256, 64))
         >>> data = torch.randn(256, 8)
-        >>> plan = ex.fit(lesson(teacher, student, data), "190 KiB", measure=False).plan
+        >>> plan = ex.fit(distillation_workload(teacher, student, data), "190 KiB", measure=False).plan
         >>> plan.fits, len(distil(teacher, student, data, plan=plan).epochs)
         (True, 5)
     """
