@@ -63,7 +63,7 @@ def code_of(page: Path) -> str:
 
 def test_both_languages_run_the_same_code() -> None:
     english, portuguese = (FOLDER / name for name in ("first-steps.md", "primeiros-passos.md"))
-    assert PAGES == [english, portuguese]
+    assert [english, portuguese] == PAGES
     assert code_of(english) == code_of(portuguese)
     headings = [re.findall(r"^## (\d?)", page.read_text(), re.MULTILINE) for page in PAGES]
     assert headings[0] == headings[1]
