@@ -98,7 +98,9 @@ def test_cuts_follow_each_other_and_come_back_from_the_folder(made: Levels, tmp_
     x = torch.randn(3, 1, 12, 12)
     assert torch.equal(model(x), again(x))
     assert isinstance(again.get_submodule("dense.1"), nn.Sequential)
-    assert 0.27 < made.left(cuts[:2], CutKind.PARAMETERS) <= 0.3  # of the original, not of what the first cut left
+    assert (
+        0.27 < made.left(cuts[:2], CutKind.PARAMETERS) <= 0.3
+    )  # of the original, not of what the first cut left
     others = made.at(cuts[:1]), made.at((cuts[0], cut(CutKind.PARAMETERS, 0.31)))
     assert len({size(each, Size.PARAMETERS) for each in (model, *others)}) == 3
 
