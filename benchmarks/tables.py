@@ -159,6 +159,39 @@ def pretrained_table() -> str:
     return "\n".join(lines)
 
 
+def migrate_table() -> str:
+    """`migrate.json` as Markdown: the teacher, the student taught and alone, and nets that train alone."""
+    content = json.loads((RESULTS / "migrate.json").read_text())
+    sizes = {size["net"]: size for size in content["sizes"]}
+    lean, teacher = sizes.pop("squeezenet_style"), sizes.pop(content["teacher"])
+    lines = ["| | file | training peak, SGD; AdamW | right answers | at most lost |", "|---|---|---|---|---|"]
+    lines.append(_net_line(f"{teacher['net']}, the teacher", teacher, teacher, _logged(teacher["net"]), "-"))
+    for student in content["students"]:
+        label = f"{lean['net']}, {student['run']}"
+        bound = f"{student['upper_drop']:.2%}, {student['decision']}"
+        lines.append(_net_line(label, lean, teacher, student["accuracy"], bound))
+    lines += [_net_line(f"{name}, alone", size, teacher, _logged(name), "-") for name, size in sizes.items()]
+    machine = content["machine"]
+    lines.append(
+        f"\nbytes of float32 .onnx files; test accuracies of 10,000; torch {machine['torch']}, {machine['cpu']}"
+    )
+    return "\n".join(lines)
+
+
+def _net_line(label: str, size: dict[str, Any], teacher: dict[str, Any], right: float, bound: str) -> str:
+    peaks = "; ".join(
+        f"{size[key] / 2**20:.1f} MiB ({teacher[key] / size[key]:.2f}×)" for key in ("sgd", "adamw")
+    )
+    file = f"{size['file'] / 1000:,.0f} kB ({teacher['file'] / size['file']:.1f}×)"
+    return f"| {label} | {file} | {peaks} | {right:.2%} | {bound} |"
+
+
+def _logged(net: str) -> float:
+    """The test accuracy in the log of a net's training."""
+    accuracy: float = json.loads((ROOT / "benchmarks" / "nets" / f"{net}.json").read_text())["test_accuracy"]
+    return accuracy
+
+
 def best_baseline(rows: list[dict[str, Any]], start: int) -> str:
     """The smallest baseline that loses at most one point by the bound that ours has to keep."""
     held = [
@@ -182,6 +215,7 @@ def main() -> int:
         "guard": guard_table(),
         "compress": compress_table(),
         "pretrained": pretrained_table(),
+        "migrate": migrate_table(),
     }
     for name in ("README.md", "README.pt-BR.md"):
         path = ROOT / name

@@ -39,7 +39,6 @@ def run(page: str) -> tuple[str, dict[str, str]]:
         return f"```python\n{block['code']}```\n{output}"
 
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        os.environ["ENXUTO_CACHE"] = folder  # what this machine has measured before has no say
         written = BLOCK.sub(executed, page)
         return written, {path.name: path.read_text() for path in sorted(Path(folder).glob("*.svg"))}
 
@@ -70,15 +69,17 @@ def differences(path: Path, written: str, pictures: dict[str, str]) -> list[str]
 def main(arguments: list[str]) -> int:
     sys.path.insert(0, str(ROOT))
     check, changed = "--check" in arguments, False
-    for path in (Path(name).resolve() for name in arguments if name != "--check"):
-        written, pictures = run(path.read_text())
-        for difference in differences(path, written, pictures):
-            print(difference)
-            changed = True
-        if not check:
-            path.write_text(written)
-            for picture, content in pictures.items():
-                (path.parent / "pictures" / picture).write_text(content)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["ENXUTO_CACHE"] = cache  # what this machine has measured before has no say
+        for path in (Path(name).resolve() for name in arguments if name != "--check"):
+            written, pictures = run(path.read_text())
+            for difference in differences(path, written, pictures):
+                print(difference)
+                changed = True
+            if not check:
+                path.write_text(written)
+                for picture, content in pictures.items():
+                    (path.parent / "pictures" / picture).write_text(content)
     return 1 if check and changed else 0
 
 
