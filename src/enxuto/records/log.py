@@ -241,7 +241,7 @@ def read_log(folder: str | os.PathLike[str]) -> Recording:
         recorded=tuple(found.values["recorded"]),
         explanations=tuple(_by_kind(found.explanations)),
         retained=_last(found.values["retained"], lambda r: (r.owner, r.place, r.kind, r.made)),
-        failures=tuple(found.values["failure"]),
+        failures=_last(found.values["failure"], lambda f: (f.step, f.message)),
         models=_last(found.values["model"], lambda m: m.name),
         copies=_last(found.values["copied"], lambda c: (c.owner, c.place)),
         causes=_last(found.values["cause"], lambda c: (c.id, c.owner)),

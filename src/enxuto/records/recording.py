@@ -156,6 +156,7 @@ class RecordedStep:
     shares: tuple[Share, ...]
     phases: tuple[PhaseCost, ...]
     grad_enabled: bool = True
+    evaluating: bool = False  # the model was in evaluation mode
     unused: int = 0
     without: int = UNKNOWN
     site: Site | None = None  # the line that was running at the peak
@@ -193,6 +194,7 @@ class Retained:
     graph: int = 0
     has_graph: bool = False  # whether any of them has a graph at all, be it nodes only
     limit: int = 0
+    evaluating: bool = False  # made by calls of a model in evaluation mode
     made: Site | None = None
     held: Site | None = None
 

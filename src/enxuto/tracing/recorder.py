@@ -202,8 +202,9 @@ class Recorder(private.TorchDispatchMode):
         """Register parameters, buffers and module paths; shared ones count once, under their first name."""
         for path, module in model.named_modules():
             self._paths.setdefault(id(module), path)
-        self._parameters = list(model.named_parameters())
-        for name, parameter in self._parameters:
+        parameters = list(model.named_parameters())
+        self._parameters += parameters
+        for name, parameter in parameters:
             self.adopt(parameter, Category.PARAMETER, name)
             if parameter.grad is not None:
                 self.adopt(parameter.grad, Category.GRADIENT, name)
@@ -282,7 +283,7 @@ class Recorder(private.TorchDispatchMode):
         for name in lists:
             setattr(self, name, [])
         for table in (self._refs, self._block_at, self._forward_of, self._signature_index, self._infos):
-            table.clear()  # type: ignore[attr-defined]
+            table.clear()
         self._parameters, self._paths, self.signatures, self._numbered = [], {}, [], None
 
     @contextlib.contextmanager
@@ -302,6 +303,11 @@ class Recorder(private.TorchDispatchMode):
         """The known blocks behind a tensor."""
         keys = map(private.storage_key, self._storages(tensor))
         return [self._block_at[key] for key in keys if key in self._block_at]
+
+    @property
+    def calls_open(self) -> bool:
+        """Whether a module's call has begun and not ended."""
+        return bool(self._stack)
 
     @property
     def module_paths(self) -> Mapping[int, str]:

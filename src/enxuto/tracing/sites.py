@@ -45,6 +45,10 @@ class SiteTable:
             frame = frame.f_back
         return -1
 
+    def at(self, code: CodeType, line: int) -> Site:
+        """A line of some code."""
+        return self.rows[self._intern(code, line)]
+
     def frames(self, frame: FrameType | None = None) -> Iterator[FrameType]:
         """The frames of the step that runs, innermost first, without those of the tracing itself."""
         frame = frame or sys._getframe(1)

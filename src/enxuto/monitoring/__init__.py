@@ -1,0 +1,5 @@
+"""A real run watched from outside: each step's memory, what grows and who holds it, why it ran out."""
+
+from .watch import Watch, watch
+
+__all__ = ["Watch", "watch"]
