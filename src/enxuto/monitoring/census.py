@@ -251,7 +251,7 @@ def _held_at(way: Way) -> Site | None:
         rf"\b{name}(\[.*\])?\s*(\.(append|extend|add|insert|appendleft|update|setdefault)\(|\+=|\[.*\]\s*=[^=])"
     )
     found = []
-    for file in _users_files():
+    for file in dict.fromkeys(_users_files()):
         for number, line in enumerate(linecache.getlines(file), start=1):
             if grows.search(line) and not line.lstrip().startswith("#"):
                 found.append(Site(file=shorten(file), line=number, function=""))

@@ -69,6 +69,7 @@ def watch(
     budget: str | int | None = None,
     log: str | os.PathLike[str] | None = None,
     name: str = "",
+    arguments: tuple[str, ...] = (),
     share: float = SHARE,
     on_step: Sequence[Callable[[Step], None]] = (),
     say: Callable[[str], None] | None = None,
@@ -82,6 +83,7 @@ def watch(
             process may also not grow by more than this and 128 MiB, by the kernel's count.
         log: folder of the crash-safe log, made anew; None keeps the run in memory only.
         name: what reports call this run.
+        arguments: the script's, for the reports.
         share: of the run's time that full recordings of steps may take on the average.
         on_step: called with every `Step`; what they raise is said once and otherwise let go.
         say: takes the few lines of advice that come up as the run goes on; standard error by default.
@@ -117,6 +119,7 @@ def watch(
         budget=limit,
         log=None if log is None else Path(log),
         name=name or (Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "run"),
+        arguments=arguments,
         share=share,
         on_step=tuple(on_step),
         say=say or _to_standard_error,
@@ -164,6 +167,7 @@ class Watch(Listener):
         budget: int,
         log: Path | None,
         name: str,
+        arguments: tuple[str, ...],
         share: float,
         on_step: Sequence[Callable[[Step], None]],
         say: Callable[[str], None],
@@ -177,7 +181,7 @@ class Watch(Listener):
         self._models = Models(models)
         self._memory: Memory = HostMemory()
         self._log: LogWriter | None = None
-        self._source = Source(name=name, torch=str(torch.__version__), budget=budget)
+        self._source = Source(name=name, torch=str(torch.__version__), budget=budget, arguments=arguments)
         self._steps = self._updates = 0
         self._signatures: dict[str, int] = {}
         self._peaks: dict[Any, int] = {}  # of recorded steps, by their shapes
@@ -215,6 +219,13 @@ class Watch(Listener):
             error=error,
             seconds=seconds,
         )
+
+    def diagnosed(self) -> Recording:
+        """The run so far with what is wrong with it."""
+        from .diagnosis import diagnose
+
+        recording = self.recording
+        return replace(recording, causes=diagnose(recording).causes)
 
     def latest(self) -> Step | None:
         """The last step that is over, None before the first."""
