@@ -30,6 +30,7 @@ from ..records import Copied, Retained, Site, StepKind
 from ..tracing.holders import Search, Way
 from ..tracing.recorder import Recorder, Survivor
 from ..tracing.sites import SiteTable, shorten
+from .model_facts import Models
 
 _AGE = 3  # steps of the kind after which nothing of a healthy loop is left; a GAN has two updates a round
 _ALIVE = 2  # recorded steps that must have left something
@@ -90,7 +91,7 @@ class Census:
             if left.age >= _AGE and left.blocks:
                 left.blocks = left.alive()
 
-    def look(self, kind: StepKind, step: int, models: list[nn.Module], sites: SiteTable) -> list[Retained]:
+    def look(self, kind: StepKind, step: int, models: Models, sites: SiteTable) -> list[Retained]:
         """Name the owners of what grew, if anything did; what is new since the last look."""
         self.looked = False
         old = [left for left in self._left.get(kind, ()) if left.age >= _AGE and left.blocks]
@@ -100,7 +101,7 @@ class Census:
         self.looked = True
         self._looks[kind] = self._looks.get(kind, 0) + 1
         self._next[kind] = max(steps + 8, 2 * steps)
-        found = owners(old, models, sites, step)
+        found = owners(old, models.all(), sites, step)
         self.found |= {(each.owner, each.place, each.kind): each for each in found}
         return found
 

@@ -39,6 +39,7 @@ class Circumstances:
     called_at: Site | None
     parameters: int
     gradless: int
+    calls: int
     others: int = 0
 
 
@@ -67,6 +68,7 @@ def summarised(timeline: Timeline, known: Circumstances) -> RecordedStep:
         called_at=known.called_at,
         parameters=known.parameters,
         gradless=known.gradless,
+        calls=known.calls,
         cast=cast,
         halved=halved,
         others=known.others,

@@ -32,6 +32,7 @@ from ..records import (
     Phase,
     RecordedStep,
     Recording,
+    Retained,
     Site,
     Source,
     Step,
@@ -41,12 +42,14 @@ from ..records import (
     World,
 )
 from ..records.log import LogWriter, Rows
+from ..reporting.recording_rows import cause_line
 from ..tracing.assembling import Window, assemble
 from ..tracing.recorder import Recorder
 from ..tracing.sites import SiteTable
 from ..units import format_bytes, parse_bytes
 from .boundaries import Listener, Span, is_over, observed_run, shapes_of, told
-from .census import Census
+from .census import Census, copies_of_weights
+from .diagnosis import diagnose
 from .failures import is_out_of_memory
 from .memories import HostMemory, Memory, memory_of
 from .model_facts import Models
@@ -196,6 +199,7 @@ class Watch(Listener):
         self._running: _Running | None = None
         self._span: Span | None = None
         self._off = False
+        self._told: set[tuple[str, str]] = set()
         self._ended: tuple[Ending, str, float] | None = None
         self._error: BaseException | None = None
 
@@ -222,8 +226,6 @@ class Watch(Listener):
 
     def diagnosed(self) -> Recording:
         """The run so far with what is wrong with it."""
-        from .diagnosis import diagnose
-
         recording = self.recording
         return replace(recording, causes=diagnose(recording).causes)
 
@@ -370,6 +372,8 @@ class Watch(Listener):
             wanted = self._schedule.wants(kind, (kind, shapes), now - self._began)
             if wanted and self._may_record(module):
                 self._start_recording(kind, module, shapes, args, kwargs)
+        elif self._running is not None and self.budget:
+            self._running.recorder.ceiling = self.budget
         span = self._span
         span.evaluations += evaluating and len(span.shapes) == span.evaluations
         span.shapes.append(shapes)
@@ -522,6 +526,8 @@ class Watch(Listener):
         beyond = max(seconds - statistics.median(usual), 0.0) if usual else 0.3 * seconds
         timeline = self._timeline(recorder, running, kind)
         self._census.recorded(self._steps, kind, running.evaluating, recorder)
+        if kind is StepKind.UPDATE and self._updates == 2:
+            self._find_copies(recorder)
         end = recorder.live
         recorder.retire()
         cost = beyond + running.prepared + time.perf_counter() - began
@@ -537,12 +543,22 @@ class Watch(Listener):
             called_at=running.called_at,
             parameters=running.parameters,
             gradless=running.gradless,
+            calls=len(shapes),
         )
         recorded = summarised(timeline, known)
         self._peaks[shapes] = recorded.peak
         self._keep(recorded, timeline)
         self._schedule.recorded(running.shapes, cost + time.perf_counter() - began)
         return recorded
+
+    def _find_copies(self, recorder: Recorder) -> None:
+        """Weights that exist twice once training goes on: what a checkpoint was loaded into."""
+        self._census.copies = copies_of_weights(
+            self._models.all(), self._sites, step=self._steps, known=recorder.known_storages
+        )
+        if self._log is not None:
+            for copied in self._census.copies:
+                self._log.event("copied", copied)
 
     def _timeline(self, recorder: Recorder, running: _Running, kind: StepKind) -> Timeline:
         facts = Facts(
@@ -598,12 +614,23 @@ class Watch(Listener):
 
     def _look_around(self, kind: StepKind, recorded: RecordedStep | None) -> None:
         began = time.perf_counter()
-        found = self._census.look(kind, self._steps, self._models.all(), self._sites)
+        found = self._census.look(kind, self._steps, self._models, self._sites)
+        if found:
+            self._tell(found)
+        if found or self._census.looked:
+            self._schedule.spent += 0.2 * (time.perf_counter() - began)
+
+    def _tell(self, found: list[Retained]) -> None:
+        """Say what was found to grow, once for each owner."""
         if self._log is not None:
             for each in found:
                 self._log.event("retained", each)
-        if found or self._census.looked:
-            self._schedule.spent += 0.2 * (time.perf_counter() - began)
+        for cause in diagnose(self.recording).causes:
+            if (cause.id, cause.owner) not in self._told:
+                self._told.add((cause.id, cause.owner))
+                self._say(f"step {self._steps}: {cause_line(cause)}")
+                if self._log is not None:
+                    self._log.event("cause", cause)
 
     # -- failures ----------------------------------------------------------------------------------------
 
@@ -642,7 +669,8 @@ class Watch(Listener):
         failure = Failure(
             step=self._steps + 1,
             updates=self._updates,
-            kind=self._span.kind if self._span else StepKind.CALL,
+            kind=StepKind.CALL if self._span and self._span.evaluations else StepKind.UPDATE,
+            shapes=told(self._span.shapes) if self._span else "",
             message=f"{type(error).__name__}: {str(error).splitlines()[0][:300]}",
             budgeted=isinstance(error, OutOfBudget),
             asked=asked,
@@ -661,8 +689,8 @@ class Watch(Listener):
 
 
 def _ending(error: BaseException | None) -> tuple[Ending, str]:
-    if error is None or (isinstance(error, SystemExit) and not error.code):
-        return Ending.FINISHED, ""
+    if error is None or isinstance(error, SystemExit):
+        return Ending.FINISHED, f"exit {error.code}" if isinstance(error, SystemExit) and error.code else ""
     text = f"{type(error).__name__}: {str(error).splitlines()[0][:300] if str(error) else ''}"
     if is_out_of_memory(error):
         return Ending.OUT_OF_MEMORY, text

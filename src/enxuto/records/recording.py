@@ -157,6 +157,7 @@ class RecordedStep:
     phases: tuple[PhaseCost, ...]
     grad_enabled: bool = True
     evaluating: bool = False  # the model was in evaluation mode
+    calls: int = 1  # of models
     unused: int = 0
     without: int = UNKNOWN
     site: Site | None = None  # the line that was running at the peak
@@ -225,6 +226,7 @@ class Failure:
     during: bool = False
     still_held: int = UNKNOWN
     batch: int = UNKNOWN
+    shapes: str = ""  # of what the models of that step were given
     site: Site | None = None
 
 

@@ -305,6 +305,11 @@ class Recorder(private.TorchDispatchMode):
         return [self._block_at[key] for key in keys if key in self._block_at]
 
     @property
+    def known_storages(self) -> set[int]:
+        """The keys of all storages that were registered or that an op has touched, and that are alive."""
+        return set(self._block_at)
+
+    @property
     def calls_open(self) -> bool:
         """Whether a module's call has begun and not ended."""
         return bool(self._stack)
