@@ -40,6 +40,7 @@ __all__ = [
     "backward_node",
     "dispatch_modes",
     "hook_saved_number",
+    "hooks_allowed",
     "is_traceable_wrapper_subclass",
     "node_sequence",
     "observed_backward",
@@ -47,6 +48,7 @@ __all__ = [
     "observed_rng_states",
     "pytree",
     "refused_clipping",
+    "saved_tensor_hooks",
     "storage_key",
     "suspended_saved_tensor_hooks",
     "tensor_hooks",
@@ -142,6 +144,18 @@ def dispatch_modes() -> int:
     """How many dispatch modes are active in this thread; 0 where torch does not tell."""
     count: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
     return count()
+
+
+def saved_tensor_hooks() -> Any:
+    """The pack and unpack hooks that a tensor saved now would go through, None where there are none."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore: None)
+    return top(True)
+
+
+def hooks_allowed() -> bool:
+    """Whether hooks for saved tensors may be installed now: not inside of torch.func's transforms."""
+    allowed = getattr(torch._C._autograd, "_saved_tensors_hooks_is_enabled", lambda: True)
+    return bool(allowed())
 
 
 def takes_tensor(argument: Any) -> bool:
