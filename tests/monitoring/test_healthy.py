@@ -57,10 +57,10 @@ class Block(nn.Module):
         x = x + self.out(y.transpose(1, 2).reshape(b, t, d))
         return x + self.mlp(self.norm2(x))
 class GPT(nn.Module):
-    def __init__(self, v=65, d=32):
+    def __init__(self, v=65, d=64):
         super().__init__()
         self.emb, self.pos = nn.Embedding(v, d), nn.Embedding(32, d)
-        self.blocks = nn.Sequential(Block(d), Block(d))
+        self.blocks = nn.Sequential(Block(d), Block(d), Block(d))
         self.head = nn.Linear(d, v, bias=False)
         self.head.weight = self.emb.weight
     def forward(self, x, y):

@@ -52,7 +52,7 @@ LEAKS = {
         "watch_layer(net[0])\nfor _ in range(30):\n    step()\n",
     ),
     "module attribute": (
-        ".cache",
+        "cache",
         "net[0].cache = []\nnet[0].register_forward_hook(lambda m, i, o: m.cache.append(o.detach()))\n"
         "for _ in range(30):\n    step()\n",
     ),

@@ -45,7 +45,7 @@ def test_what_a_script_tells_in_detail() -> None:
     cause = run_script("m03_bad").recording.causes[0]
     assert cause.owner == "val_hist"
     assert cause.site is not None
-    assert (cause.site.file, cause.site.line) == ("tests/monitoring/scripts/m03_bad.py", 15)
+    assert (cause.site.file, cause.site.line) == ("tests/monitoring/scripts/m03_bad.py", 16)
     # what the graph of one loss keeps: the batch (32×64), the ReLU's result (32×128), the log-softmax (32×10),
     # the targets (8 B each), the sum of the weights (4 B); and the loss itself
     assert cause.per_step == 4 * 32 * (64 + 128 + 10) + 8 * 32 + 4 + 4
