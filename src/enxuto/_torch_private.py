@@ -6,6 +6,7 @@ Tested on torch 2.13 and 2.14. Nothing here runs at import beyond looking the na
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,6 +40,7 @@ __all__ = [
     "UnsupportedFakeTensorException",
     "backward_node",
     "dispatch_modes",
+    "dump_cuda_snapshot",
     "hook_saved_number",
     "hooks_allowed",
     "is_traceable_wrapper_subclass",
@@ -144,6 +146,15 @@ def dispatch_modes() -> int:
     """How many dispatch modes are active in this thread; 0 where torch does not tell."""
     count: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
     return count()
+
+
+def dump_cuda_snapshot(path: os.PathLike[str]) -> bool:
+    """Write the CUDA allocator's snapshot in PyTorch's own format, for its memory viewer; whether it could be."""
+    dump = getattr(torch.cuda.memory, "_dump_snapshot", None)
+    if dump is None or not torch.cuda.is_initialized():
+        return False
+    dump(os.fspath(path))
+    return True
 
 
 def saved_tensor_hooks() -> Any:

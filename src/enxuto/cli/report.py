@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
 def report(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A record that enxuto saved.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A record that enxuto saved, the log of a run, or the folder of an autopsy."
+        ),
+    ],
     html: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Write it as one HTML page instead.")
     ] = None,
@@ -18,11 +24,29 @@ def report(
     ] = False,
 ) -> None:
     """Show a saved record: as a card, as JSON or as an HTML page."""
-    from ..records import read
     from . import output
 
     output.check_writable(html)
-    record = read(file)
+    record = _recorded(file)
     output.write_files(record, html=html)
     if as_json or html is None:
         output.show(record, as_json=as_json)
+
+
+def _recorded(path: Path) -> Any:
+    """The record in a file; of a folder, the autopsy in it or the run that it is the log of."""
+    from ..records import read
+    from ..records.log import read_log
+
+    if not path.is_dir():
+        return read(path)
+    if (path / "autopsy.json").is_file():
+        return read(path / "autopsy.json")
+    recording = read_log(path)
+    if recording.causes:
+        return recording
+    try:
+        from ..monitoring import diagnose
+    except ImportError:  # a machine without PyTorch: what was said while it ran is there
+        return recording
+    return replace(recording, causes=diagnose(recording).causes)

@@ -23,6 +23,7 @@ from .. import _torch_private as private
 from ..errors import OutOfBudget, UsageError
 from ..records import (
     UNKNOWN,
+    Autopsy,
     Category,
     Ending,
     Explanation,
@@ -48,6 +49,8 @@ from ..tracing.assembling import Window, assemble
 from ..tracing.recorder import Recorder
 from ..tracing.sites import SiteTable
 from ..units import format_bytes, parse_bytes
+from ..workload import Workload
+from .autopsy import shapes_only
 from .boundaries import Listener, Span, is_over, observed_run, shapes_of, size_of, told
 from .census import Census, copies_of_weights
 from .diagnosis import diagnose
@@ -185,6 +188,8 @@ class Watch(Listener):
         self._census = Census()
         self._models = Models(models)
         self._memory: Memory = HostMemory()
+        self._last_call: tuple[weakref.ref[nn.Module] | None, Callable[[], Any] | None] = (None, None)
+        self._last_shapes: Any = None
         self._model_facts: tuple[ModelFacts, ...] = ()
         self._log: LogWriter | None = None
         self._source = Source(name=name, torch=str(torch.__version__), budget=budget, arguments=arguments)
@@ -236,6 +241,31 @@ class Watch(Listener):
     def latest(self) -> Step | None:
         """The last step that is over, None before the first."""
         return self._rows.latest[-1] if self._rows.latest else None
+
+    def autopsy(self, folder: str | os.PathLike[str] | None = None, *, plan: bool = True) -> Autopsy | None:
+        """Why the run died of memory, None where it did not.
+
+        Args:
+            folder: also write the autopsy, the recording and its page there.
+            plan: look for a plan of the step that died which would have fitted; may take a minute.
+        """
+        from .autopsy import autopsy, write_autopsy
+
+        found = autopsy(self, plan=plan)
+        return (
+            found if found is None or folder is None else write_autopsy(found, self.diagnosed(), Path(folder))
+        )
+
+    def last_workload(self) -> Workload | None:
+        """The step that was running last: model and optimizer as they are, inputs by their shapes."""
+        from .autopsy import workload_of
+
+        model, shapes = self._last_call
+        alive = None if model is None else model()
+        optimizer = next(iter(self._optimizers), None)
+        if alive is None or shapes is None or optimizer is None:
+            return None
+        return workload_of(alive, optimizer, shapes, self._source.name)
 
     @property
     def timelines(self) -> dict[StepKind, Timeline]:
@@ -290,6 +320,8 @@ class Watch(Listener):
         if self._log is not None:
             for facts in self._model_facts:
                 self._log.event("model", facts)
+            for cause in diagnose(self.recording).causes:
+                self._log.event("cause", cause)
             self._log.end(*self._ended)
             self._log.close()
 
@@ -386,6 +418,9 @@ class Watch(Listener):
         span = self._span
         span.evaluations += evaluating and len(span.shapes) == span.evaluations
         span.shapes.append(shapes)
+        if shapes != self._last_shapes and not evaluating:
+            self._last_shapes = shapes
+            self._last_call = (weakref.ref(module), shapes_only(args, kwargs))
         self._models.called(module, args, time.perf_counter())
 
     def _between_updates(self) -> None:
