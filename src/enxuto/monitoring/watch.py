@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import statistics
 import sys
@@ -262,7 +263,7 @@ class Watch(Listener):
 
         model, shapes = self._last_call
         alive = None if model is None else model()
-        optimizer = next(iter(self._optimizers), None)
+        optimizer = next(iter(self._optimizers), None) or _optimizer_of(alive)
         if alive is None or shapes is None or optimizer is None:
             return None
         return workload_of(alive, optimizer, shapes, self._source.name)
@@ -305,6 +306,17 @@ class Watch(Listener):
         if not self._off:
             self._quietly(self._finish, error)
         self._process.close()
+
+    def pause(self) -> None:
+        """Stop looking until `resume`; the step that is going on counts as it is."""
+        self._quietly(self._end_span, time.perf_counter())
+        self._stack.close()
+
+    def resume(self) -> None:
+        """Look again, with everything that is known so far."""
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(observed_run(self))
+        self._last_row = time.perf_counter()
 
     def _finish(self, error: BaseException | None) -> None:
         now = time.perf_counter()
@@ -750,6 +762,16 @@ class Watch(Listener):
     def _log_failure(self) -> None:
         if self._log is not None:
             self._log.event("failure", self._failures[-1])
+
+
+def _optimizer_of(model: nn.Module | None) -> Optimizer | None:
+    """An optimizer of a model that has not stepped yet."""
+    ours = {id(p) for p in model.parameters()} if model is not None else set()
+    for thing in gc.get_objects():
+        if issubclass(type(thing), Optimizer) and id(thing.param_groups[0]["params"][0]) in ours:
+            found: Optimizer = thing
+            return found
+    return None
 
 
 def _undisturbed() -> bool:
