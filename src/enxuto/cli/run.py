@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import UsageError
 from ..records import Ending
 from .script import after_import, die_interrupted, exit_code, run_script, show_traceback
 from .status import Status
@@ -51,6 +52,8 @@ def run(
     from . import output
 
     output.check_writable(html, save)
+    if not script.is_file():
+        raise UsageError(f"cannot run {script}: there is no such file")
     limit = 0 if budget is None else parse_bytes(budget)
     session = _Session(script=script, arguments=arguments or [], budget=limit, log=_of_rank(log), quiet=quiet)
     after_import("torch", session.begin)
@@ -127,14 +130,10 @@ class _Session:
 
 def _outcome(error: BaseException | None, script: Path) -> int:
     """The script's own exit code, its traceback shown as Python would."""
-    from ..errors import UsageError
-
     if error is None:
         return 0
     if isinstance(error, SystemExit):
         return exit_code(error)
-    if isinstance(error, UsageError) and error.__traceback__ and error.__traceback__.tb_next is None:
-        raise error
     show_traceback(error, script)
     return 1
 
