@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .explaining import difference as difference  # type: ignore[no-redef]
     from .explaining import explain as explain  # type: ignore[no-redef]
     from .fitting import fit as fit  # type: ignore[no-redef]
-    from .monitoring import watch
+    from .monitoring import watch  # type: ignore[no-redef]
     from .predicting import largest_batch
     from .records import (
         Budget,

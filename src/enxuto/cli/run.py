@@ -46,7 +46,7 @@ def run(
     """Run a script unchanged, show where its memory is while it trains, and name what grows.
 
     Its output, arguments and exit code are its own; what enxuto says goes to standard error. Options of enxuto
-    come before the script. Under torchrun: torchrun --no-python enxuto run script.py.
+    come before the script. Under torchrun: torchrun --nproc-per-node 2 -m -- enxuto run script.py.
     """
     from ..units import parse_bytes
     from . import output
@@ -103,12 +103,15 @@ class _Session:
 
     def end(self, error: BaseException | None) -> Recording | None:
         """Stop watching; what was seen, None where there was nothing to see, or in a child of the script's."""
+        if os.getpid() != self._process:
+            return None
+        if self._watch is not None:
+            trace = error.__traceback__ if error else None
+            self._watch.__exit__(type(error) if error else None, error, trace)
         if self._status is not None:
             self._status.close()
-        if self._watch is None or os.getpid() != self._process:
+        if self._watch is None:
             return None
-        trace = error.__traceback__ if error else None
-        self._watch.__exit__(type(error) if error else None, error, trace)
         with contextlib.suppress(OSError):
             os.chdir(self._folder)  # what is written now goes where the user asked for it
         return self._watch.diagnosed()

@@ -269,8 +269,10 @@ class Watch(Listener):
 
         model, shapes = self._last_call
         alive = None if model is None else model()
-        optimizer = next(iter(self._optimizers), None) or _optimizer_of(alive)
-        if alive is None or shapes is None or optimizer is None:
+        if alive is None or shapes is None:
+            return None
+        optimizer = next((each for each in self._optimizers if _trains(each, alive)), None)
+        if optimizer is None:
             return None
         return workload_of(alive, optimizer, shapes, self._source.name)
 
@@ -316,6 +318,7 @@ class Watch(Listener):
     def pause(self) -> None:
         """Stop looking until `resume`; the step that is going on counts as it is."""
         self._quietly(self._end_span, time.perf_counter())
+        self._quietly(self._drop_recorder)
         self._stack.close()
 
     def resume(self) -> None:
@@ -329,6 +332,7 @@ class Watch(Listener):
         if is_out_of_memory(error):
             self._failed(error, handled=False)
         self._end_span(now, whole=error is None)
+        self._drop_recorder()
         if self._pending:
             self._add_rows(None, due=True)
         self._ended = (*_ending(error), now - self._began)
@@ -461,6 +465,7 @@ class Watch(Listener):
         """Look around, once: where the run computes, and which models there are."""
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self._memory = memory_of(device)
+        self._optimizers.update(_optimizers_in_memory())
         self._source = replace(self._source, device=self._memory.device)
         if self._log is not None:
             self._log.event("source", self._source)
@@ -771,14 +776,15 @@ class Watch(Listener):
             self._log.event("failure", self._failures[-1])
 
 
-def _optimizer_of(model: nn.Module | None) -> Optimizer | None:
-    """An optimizer of a model that has not stepped yet."""
-    ours = {id(p) for p in model.parameters()} if model is not None else set()
-    for thing in gc.get_objects():
-        if issubclass(type(thing), Optimizer) and id(thing.param_groups[0]["params"][0]) in ours:
-            found: Optimizer = thing
-            return found
-    return None
+def _optimizers_in_memory() -> list[Optimizer]:
+    """Optimizers that are there before any of them steps: their state is no second copy of anything."""
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer)]
+
+
+def _trains(optimizer: Optimizer, model: nn.Module) -> bool:
+    """Whether an optimizer has parameters of a model."""
+    ours = {id(p) for p in model.parameters()}
+    return any(id(p) in ours for group in optimizer.param_groups for p in group["params"])
 
 
 def _undisturbed() -> bool:
