@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .explaining import difference as difference  # type: ignore[no-redef]
     from .explaining import explain as explain  # type: ignore[no-redef]
     from .fitting import fit as fit  # type: ignore[no-redef]
+    from .monitoring import watch  # type: ignore[no-redef]
     from .predicting import largest_batch
     from .records import (
         Budget,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         Numerics,
         Phase,
         Plan,
+        Recording,
         Scenario,
         Timeline,
         Verdict,
@@ -72,6 +74,7 @@ _HOMES = {
     "Numerics": "records",
     "Phase": "records",
     "Plan": "records",
+    "Recording": "records",
     "Samples": "samples",
     "Scenario": "records",
     "Splits": "samples",
@@ -96,6 +99,7 @@ _HOMES = {
     "to_text": "reporting",
     "trace": "tracing",
     "units": "units",
+    "watch": "monitoring",
     "write": "records",
     "write_html": "reporting",
 }
@@ -116,6 +120,7 @@ __all__ = [
     "Numerics",
     "Phase",
     "Plan",
+    "Recording",
     "Samples",
     "Scenario",
     "Splits",
@@ -140,6 +145,7 @@ __all__ = [
     "to_text",
     "trace",
     "units",
+    "watch",
     "write",
     "write_html",
 ]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
 def report(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A record that enxuto saved.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A record that enxuto saved, the log of a run, or the folder of an autopsy."
+        ),
+    ],
     html: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Write it as one HTML page instead.")
     ] = None,
@@ -22,11 +28,10 @@ def report(
     ] = False,
 ) -> None:
     """Show a saved record: as a card, as JSON, as an HTML page, or a timeline in Perfetto."""
-    from ..records import read
     from . import output
 
     output.check_writable(html, perfetto)
-    record = read(file)
+    record = _recorded(file)
     output.write_files(record, html=html)
     if perfetto is not None:
         from ..reporting.trace_events import write_trace_events
@@ -35,3 +40,22 @@ def report(
         output.say_wrote(perfetto)
     if as_json or (html is None and perfetto is None):
         output.show(record, as_json=as_json)
+
+
+def _recorded(path: Path) -> Any:
+    """The record in a file; of a folder, the autopsy in it or the run that it is the log of."""
+    from ..records import read
+    from ..records.log import read_log
+
+    if not path.is_dir():
+        return read(path)
+    if (path / "autopsy.json").is_file():
+        return read(path / "autopsy.json")
+    recording = read_log(path)
+    if recording.causes:
+        return recording
+    try:
+        from ..monitoring import diagnose
+    except ImportError:  # a machine without PyTorch: what was said while it ran is there
+        return recording
+    return replace(recording, causes=diagnose(recording).causes)

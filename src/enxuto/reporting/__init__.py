@@ -8,15 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..records import (
+    Autopsy,
     Certificate,
     Comparison,
     Compressed,
+    Diagnosis,
     Difference,
     Explanation,
     Fitted,
     LargestBatch,
     Plan,
     Recheck,
+    Recording,
     Timeline,
     Verdict,
 )
@@ -108,10 +111,34 @@ def _compressed_card(compressed: Compressed) -> RenderableType:
     return compressed_card(compressed)
 
 
+def _recording_card(recording: Recording) -> RenderableType:
+    from .recording_terminal import recording_card
+
+    return recording_card(recording)
+
+
+def _diagnosis_card(diagnosis: Diagnosis) -> RenderableType:
+    from .recording_terminal import diagnosis_card
+
+    return diagnosis_card(diagnosis)
+
+
+def _autopsy_card(autopsy: Autopsy) -> RenderableType:
+    from .recording_terminal import autopsy_card
+
+    return autopsy_card(autopsy)
+
+
 def _explanation_page(explanation: Explanation) -> str:
     from .html import page
 
     return page(explanation)
+
+
+def _recording_page(recording: Recording) -> str:
+    from .recording_html import recording_page
+
+    return recording_page(recording)
 
 
 def _plan_page(plan: Plan) -> str:
@@ -167,3 +194,6 @@ register(
     page=_compressed_page,
     fragment=fragment.compressed_fragment,
 )
+register(Recording.kind, card=_recording_card, page=_recording_page)
+register(Diagnosis.kind, card=_diagnosis_card)
+register(Autopsy.kind, card=_autopsy_card)
