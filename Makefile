@@ -7,7 +7,8 @@ BIN := .venv/bin
 ZOO := .venv-zoo/bin
 BENCHMARKS := benchmarks.cpu_truth benchmarks.cost benchmarks.host_allocator benchmarks.recompute benchmarks.fit_pairs \
 	benchmarks.planner_speed benchmarks.laws benchmarks.guard benchmarks.pruning_during \
-	benchmarks.quantization benchmarks.runtime_ram benchmarks.baselines benchmarks.compress benchmarks.migrate
+	benchmarks.quantization benchmarks.runtime_ram benchmarks.baselines benchmarks.compress benchmarks.migrate \
+	benchmarks.compare
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

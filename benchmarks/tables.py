@@ -192,6 +192,36 @@ def _logged(net: str) -> float:
     return accuracy
 
 
+def compare_table() -> str:
+    """`compare.json` as Markdown: lean nets by what each is wanted for, and how true the peaks are."""
+    content = json.loads((RESULTS / "compare.json").read_text())
+    asked = content["conditions"]
+    heads = f"{asked['size']} px, {asked['optimizer']} | training, batch {asked['batch']}"
+    lines = [
+        f"| {heads} | kept a sample | inference | file; int8 | MACs | top-1 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for net in content["nets"]:
+        mib = {
+            key: f"{net[key] / 2**20:,.1f}"
+            for key in ("training_peak", "saved_per_item", "inference_peak", "file_bytes", "int8_bytes")
+        }
+        name = net["target"].removeprefix("zoo:")
+        lines.append(
+            f"| {name if net['dominated_by'] else f'**{name}**'} | {mib['training_peak']} | {mib['saved_per_item']} "
+            f"| {mib['inference_peak']} | {mib['file_bytes']}; {mib['int8_bytes']} | {net['macs'] / 1e6:,.0f} M "
+            f"| {net['top1']:.1f} % |"
+        )
+    errors = [abs(row["error_percent"]) for row in content["rows"]]
+    machine = content["machine"]
+    lines.append(
+        f"\nMiB, predicted; bold: none beats it in training memory and accuracy. {len(errors)} peaks beside the "
+        f"allocator's: {sum(error == 0 for error in errors)} equal, worst {max(errors):.3f} %. Compared in "
+        f"{content['seconds']:.0f} s, load {content['load'][0]:g} on {machine['cores']} cores; torch {machine['torch']}"
+    )
+    return "\n".join(lines)
+
+
 def best_baseline(rows: list[dict[str, Any]], start: int) -> str:
     """The smallest baseline that loses at most one point by the bound that ours has to keep."""
     held = [
@@ -216,6 +246,7 @@ def main() -> int:
         "compress": compress_table(),
         "pretrained": pretrained_table(),
         "migrate": migrate_table(),
+        "compare": compare_table(),
     }
     for name in ("README.md", "README.pt-BR.md"):
         path = ROOT / name

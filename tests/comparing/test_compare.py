@@ -215,6 +215,18 @@ def test_what_cannot_be_folded_says_so() -> None:
     assert any("torch.fx cannot trace" in note for note in net.figures.notes)
 
 
+def test_in_onnxruntime_file_memory_and_latency_are_measured() -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    (net,) = ex.compare([tiny()], scenario="latency", calibrate=False, onnxruntime=True).nets
+    assert net.measured is not None, net.figures and net.figures.notes
+    assert net.figures is not None
+    # norms folded, so the weights that are left and the graph around them
+    assert 0 < net.measured.file_bytes < 2 * net.figures.file_bytes
+    assert net.measured.latency_ratio.lower <= net.measured.latency_ratio.median
+    assert net.measured.latency_ratio.runs > 1  # beside itself: the first net is the reference
+
+
 # Answers kept between runs
 
 

@@ -44,7 +44,7 @@ def _parts(comparison: Comparison, width: int) -> Iterator[RenderableType]:
     yield Text.assemble((rows.title(comparison), _BOLD), f"  {rows.conditions(comparison)}")
     if said := rows.verdicts(comparison):
         yield from section("What fits", *(Text(line) for line in said))
-    yield from section("Predicted, smallest first", *_table(comparison, width))
+    yield from section("Nets, smallest first", *_table(comparison, width))
     if behind := [(net.target, why) for net in comparison.nets if (why := rows.why_behind(comparison, net))]:
         yield from section("Not on the front", _named(behind))
     yield from section("What the columns are", pairs(rows.meanings(comparison)))
