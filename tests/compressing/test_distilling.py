@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -117,6 +118,18 @@ def test_a_student_comes_to_say_what_its_teacher_says():
     assert teacher.training and not student.training
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
     assert all(parameter.grad is None for parameter in (*teacher.parameters(), *student.parameters()))
+
+
+def test_a_teacher_that_is_asked_in_every_step_stays_as_it_was():
+    """In evaluation mode: no dropout, no statistics of batches, no gradients; and its own mode comes back."""
+    teacher = net(12, 1).train()
+    before = copy.deepcopy(teacher.state_dict())
+    seen = []
+    teacher[3].register_forward_hook(lambda module, inputs, output: seen.append(module.training))
+    distil(teacher, net(6, 2), samples(), SETTINGS, change=lambda x: x)
+    assert len(seen) > 12 and not any(seen)
+    assert teacher.training and all(torch.equal(a, before[key]) for key, a in teacher.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
 def test_the_loss_is_the_sum_of_its_parts():
@@ -313,14 +326,23 @@ def taught(plan, dropout):
     for layer in student.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = dropout
-    return distil(deep(12, 1), student, vectors(), LESSON, plan=plan), student
+    ran = []
+    for layer in student.modules():
+        layer.forward = partial(recorded, ran, layer.forward)
+    return distil(deep(12, 1), student, vectors(), LESSON, plan=plan), student, ran
+
+
+def recorded(ran, forward, x):
+    ran.append(len(x))
+    return forward(x)
 
 
 def test_a_student_recomputed_under_a_plan_is_the_plain_one_bit_for_bit(planner):
     plan = planner("checkpoint", 0.9)
     assert plan.fits and plan.actions and all(isinstance(action, Checkpoint) for action in plan.actions)
-    (plain, first), (under, second) = taught(None, 0.1), taught(plan, 0.1)
+    (plain, first, once), (under, second, ran) = taught(None, 0.1), taught(plan, 0.1)
     assert under == plain
+    assert len(ran) > len(once)  # some modules ran again
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -329,7 +351,8 @@ def test_a_student_taught_in_micro_batches_is_the_plain_one_but_for_rounding(pla
     """Without dropout, whose masks differ; the tolerance is that which `verify` has for ROUNDING in float32."""
     plan = planner("micro-batches", 0.8)
     assert plan.fits and [type(action) for action in plan.actions] == [MicroBatches]
-    (plain, first), (under, second) = taught(None, 0.0), taught(plan, 0.0)
+    (plain, first, once), (under, second, ran) = taught(None, 0.0), taught(plan, 0.0)
+    assert max(once) == 128 and max(ran) == 128 // plan.actions[0].pieces
     for one, other in zip(plain.epochs, under.epochs, strict=True):
         assert other.loss == pytest.approx(one.loss, rel=1e-5)
         assert other.labels == pytest.approx(one.labels, rel=1e-5)
