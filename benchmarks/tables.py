@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -238,20 +239,21 @@ def _peak(row: Row | None) -> str:
 
 
 def main() -> int:
-    tables = {
-        "cpu_truth": cpu_truth_table(),
-        "cost": cost_table(),
-        "recompute": recompute_table(),
-        "guard": guard_table(),
-        "compress": compress_table(),
-        "pretrained": pretrained_table(),
-        "migrate": migrate_table(),
-        "compare": compare_table(),
+    tables: dict[str, Callable[[], str]] = {
+        "cpu_truth": cpu_truth_table,
+        "cost": cost_table,
+        "recompute": recompute_table,
+        "guard": guard_table,
+        "compress": compress_table,
+        "pretrained": pretrained_table,
+        "migrate": migrate_table,
+        "compare": compare_table,
     }
+    measured = {name: table() for name, table in tables.items() if (RESULTS / f"{name}.json").exists()}
     for name in ("README.md", "README.pt-BR.md"):
         path = ROOT / name
         text = path.read_text()
-        for table, content in tables.items():
+        for table, content in measured.items():
             block = f"<!-- table: {table} -->\n{content}\n<!-- end -->"
             pattern = rf"<!-- table: {table} -->.*?<!-- end -->"
             text = re.sub(pattern, lambda _, block=block: block, text, flags=re.S)
