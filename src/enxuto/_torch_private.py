@@ -38,6 +38,7 @@ __all__ = [
     "TorchDispatchMode",
     "UnsupportedFakeTensorException",
     "backward_node",
+    "dispatch_modes",
     "hook_saved_number",
     "is_traceable_wrapper_subclass",
     "node_sequence",
@@ -135,6 +136,12 @@ def node_sequence(node: Any) -> int:
     number = getattr(node, "_sequence_nr", None)
     # AccumulateGrad nodes carry 2^64 - 1: they were made by no op
     return -1 if number is None or (value := number()) >= 2**63 else int(value)
+
+
+def dispatch_modes() -> int:
+    """How many dispatch modes are active in this thread; 0 where torch does not tell."""
+    count: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+    return count()
 
 
 def takes_tensor(argument: Any) -> bool:

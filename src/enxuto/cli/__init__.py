@@ -17,6 +17,7 @@ from .explain import explain
 from .failures import guarded
 from .fit import fit
 from .report import report
+from .run import run
 
 COMMANDS = (certify, compress, explain, fit, report)
 
@@ -30,6 +31,10 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command(no_args_is_help=True)(command)
+# what comes after the script is the script's
+app.command(
+    no_args_is_help=True, context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False}
+)(run)
 
 
 def main(arguments: list[str] | None = None) -> int:

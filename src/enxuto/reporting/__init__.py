@@ -8,14 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..records import (
+    Autopsy,
     Certificate,
     Compressed,
+    Diagnosis,
     Difference,
     Explanation,
     Fitted,
     LargestBatch,
     Plan,
     Recheck,
+    Recording,
     Timeline,
     Verdict,
 )
@@ -89,6 +92,24 @@ def _compressed_card(compressed: Compressed) -> RenderableType:
     return compressed_card(compressed)
 
 
+def _recording_card(recording: Recording) -> RenderableType:
+    from .recording_terminal import recording_card
+
+    return recording_card(recording)
+
+
+def _diagnosis_card(diagnosis: Diagnosis) -> RenderableType:
+    from .recording_terminal import diagnosis_card
+
+    return diagnosis_card(diagnosis)
+
+
+def _autopsy_card(autopsy: Autopsy) -> RenderableType:
+    from .recording_terminal import autopsy_card
+
+    return autopsy_card(autopsy)
+
+
 def _explanation_page(explanation: Explanation) -> str:
     from .html import page
 
@@ -136,3 +157,6 @@ register(
     page=_compressed_page,
     fragment=fragment.compressed_fragment,
 )
+register(Recording.kind, card=_recording_card)
+register(Diagnosis.kind, card=_diagnosis_card)
+register(Autopsy.kind, card=_autopsy_card)

@@ -1,0 +1,6 @@
+"""A real run watched from outside: each step's memory, what grows and who holds it, why it ran out."""
+
+from .diagnosis import SITUATIONS, diagnose
+from .watch import Watch, watch
+
+__all__ = ["SITUATIONS", "Watch", "diagnose", "watch"]
