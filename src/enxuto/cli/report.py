@@ -9,7 +9,10 @@ import typer
 
 
 def report(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A record that enxuto saved.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="A record that enxuto saved, or a memory snapshot of PyTorch."),
+    ],
     html: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Write it as one HTML page instead.")
     ] = None,
@@ -22,11 +25,11 @@ def report(
     ] = False,
 ) -> None:
     """Show a saved record: as a card, as JSON, as an HTML page, or a timeline in Perfetto."""
-    from ..records import read
+    from ..records import is_snapshot, read, read_snapshot
     from . import output
 
     output.check_writable(html, perfetto)
-    record = read(file)
+    record = read_snapshot(file) if is_snapshot(file) else read(file)
     output.write_files(record, html=html)
     if perfetto is not None:
         from ..reporting.trace_events import write_trace_events

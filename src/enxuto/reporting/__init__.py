@@ -19,6 +19,7 @@ from ..records import (
     Plan,
     Recheck,
     Recording,
+    Snapshot,
     Timeline,
     Verdict,
 )
@@ -110,6 +111,18 @@ def _autopsy_card(autopsy: Autopsy) -> RenderableType:
     return autopsy_card(autopsy)
 
 
+def _snapshot_card(snapshot: Snapshot) -> RenderableType:
+    from .snapshot_views import snapshot_card
+
+    return snapshot_card(snapshot)
+
+
+def _snapshot_page(snapshot: Snapshot) -> str:
+    from .snapshot_views import snapshot_page
+
+    return snapshot_page(snapshot)
+
+
 def _explanation_page(explanation: Explanation) -> str:
     from .html import page
 
@@ -160,3 +173,4 @@ register(
 register(Recording.kind, card=_recording_card)
 register(Diagnosis.kind, card=_diagnosis_card)
 register(Autopsy.kind, card=_autopsy_card)
+register(Snapshot.kind, card=_snapshot_card, page=_snapshot_page, fragment=fragment.snapshot_fragment)

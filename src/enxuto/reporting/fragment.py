@@ -20,11 +20,12 @@ from ..records import (
     Outcome,
     Plan,
     Recheck,
+    Snapshot,
     Timeline,
     Verdict,
 )
 from ..units import format_bytes, format_signed_bytes
-from . import certificate_rows, compressed_rows, plan_rows, rows, wording
+from . import certificate_rows, compressed_rows, plan_rows, rows, snapshot_rows, wording
 from .compressed_rows import CandidateRow
 from .palette import NUMERICS_SHADES, SHADES, SURFACES
 from .plan_rows import LeverRow
@@ -42,7 +43,7 @@ _CELL = "padding:3px 0 3px 14px;border:0;background:none;text-align:right;white-
 _LABEL = "padding:3px 0;border:0;background:none;text-align:left;overflow-wrap:anywhere"
 _RULE = ";border-top:1px solid rgba(128,128,128,.35)"
 _MUTED = "opacity:.72"
-_CANDIDATES = 8
+_CANDIDATES, _HOLDERS = 8, 6
 
 
 def explanation_fragment(explanation: Explanation) -> str:
@@ -74,6 +75,17 @@ def timeline_fragment(timeline: Timeline) -> str:
         f'<span style="{_MUTED}">{escape(wording.conditions(timeline.facts))}</span></div>'
         f'<table style="{_TABLE}">{pairs}</table>{_bar(receipt, timeline.peak)}'
         f'<table style="{_TABLE}">{body}{_total_line(timeline.peak)}</table>'
+    )
+
+
+def snapshot_fragment(snapshot: Snapshot) -> str:
+    """What a CUDA allocator held and for which lines, as a card."""
+    held = snapshot_rows.holders(snapshot.held(), _HOLDERS)
+    lines = [(snapshot_rows.name_holder(row), format_bytes(row.nbytes)) for row in held]
+    return _box(
+        f"<div><strong>{escape(wording.plain(snapshot.name))}</strong></div>"
+        f'<table style="{_TABLE}">{_pair_lines(snapshot_rows.summary(snapshot), wraps=True)}</table>'
+        f'<table style="{_TABLE}">{_pair_lines(lines)}</table>'
     )
 
 
