@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..records import Ending
 from .script import after_import, die_interrupted, exit_code, run_script, show_traceback
 from .status import Status
 
@@ -61,6 +62,8 @@ def run(
     recording = session.end(error)
     code = _outcome(error, script)
     if recording is not None:
+        if recording.ending is Ending.OUT_OF_MEMORY:
+            session.autopsy(recording)
         _report(recording, html=_of_rank(html), save=_of_rank(save))
     if isinstance(error, KeyboardInterrupt):
         die_interrupted()
@@ -106,6 +109,20 @@ class _Session:
         with contextlib.suppress(OSError):
             os.chdir(self._folder)  # what is written now goes where the user asked for it
         return self._watch.diagnosed()
+
+    def autopsy(self, recording: Recording) -> None:
+        """Look into a run that died of memory: a folder with everything, and a card."""
+        from ..reporting import print_record
+
+        assert self._watch is not None
+        folder = self._log or Path(".enxuto") / f"oom-{recording.failures[-1].step}"
+        with contextlib.suppress(OSError, ValueError):
+            print("enxuto: memory was out; looking for a plan that would have fitted", file=sys.stderr)
+        found = self._watch.autopsy(_of_rank(folder))
+        if found is not None:
+            with contextlib.suppress(OSError, ValueError):
+                print_record(found, file=sys.stderr)
+                print(f"enxuto: the autopsy is in {folder}: enxuto report {folder}", file=sys.stderr)
 
 
 def _outcome(error: BaseException | None, script: Path) -> int:

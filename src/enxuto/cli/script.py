@@ -21,6 +21,8 @@ from typing import Any
 
 from ..errors import UsageError
 
+_PACKAGE = str(Path(__file__).resolve().parents[1])
+
 
 def run_script(path: Path, arguments: Sequence[str]) -> None:
     """Execute a script as `__main__`, which stays in place: functions and classes of it live on.
@@ -56,13 +58,21 @@ def exit_code(stop: SystemExit) -> int:
 
 
 def show_traceback(error: BaseException, file: Path) -> None:
-    """Hand an uncaught exception to `sys.excepthook`, without the frames of those that ran the script."""
+    """Hand an uncaught exception to `sys.excepthook`, without the frames of those who ran and watched the script."""
+    links = []
     link = error.__traceback__
-    while link is not None and link.tb_frame.f_code.co_filename != os.path.abspath(file):
+    while link is not None:
+        links.append(link)
         link = link.tb_next
-    sys.excepthook(
-        type(error), error.with_traceback(link or error.__traceback__), link or error.__traceback__
-    )
+    begins = (i for i, each in enumerate(links) if each.tb_frame.f_code.co_filename == os.path.abspath(file))
+    kept = [each for each in links[next(begins, 0) :] if not _is_ours(each)] or links
+    for each, following in zip(kept, [*kept[1:], None], strict=True):
+        each.tb_next = following
+    sys.excepthook(type(error), error.with_traceback(kept[0]), kept[0])
+
+
+def _is_ours(link: types.TracebackType) -> bool:
+    return link.tb_frame.f_code.co_filename.startswith(_PACKAGE)
 
 
 def die_interrupted() -> None:

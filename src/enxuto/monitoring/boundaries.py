@@ -9,7 +9,9 @@ loss, begin nothing.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from .. import _torch_private as private
 from ..records import StepKind
+from .model_facts import has_weights
 
 _PATIENCE = 32  # calls in training mode that lead to no update, where there has never been one
 
@@ -72,14 +75,12 @@ def observed_run(listener: Listener) -> Iterator[None]:
     thread = threading.get_ident()
     roots: list[nn.Module] = []
     depth = 0
-    with_parameters: dict[int, bool] = {}
+    with_weights: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
 
     def is_model(module: nn.Module) -> bool:
-        known = with_parameters.get(id(module))
+        known = with_weights.get(module)
         if known is None:
-            if len(with_parameters) > 10_000:
-                with_parameters.clear()
-            known = with_parameters[id(module)] = any(True for _ in module.parameters())
+            known = with_weights[module] = has_weights(module)
         return known
 
     def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -140,6 +141,19 @@ def _shapes(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(map(_shapes, value[:64]))
     return None
+
+
+def size_of(shapes: Any) -> int:
+    """How many numbers a model is given in a call."""
+    return _numbers(shapes[3]) + sum(_numbers(shape) for _, shape in shapes[4])
+
+
+def _numbers(shape: Any) -> int:
+    if not isinstance(shape, tuple):
+        return 0
+    if all(isinstance(size, int) for size in shape):
+        return math.prod(shape) if shape else 1
+    return sum(_numbers(each) for each in shape)
 
 
 def told(shapes: list[Any]) -> str:

@@ -36,6 +36,7 @@ _AGE = 3  # steps of the kind after which nothing of a healthy loop is left; a G
 _ALIVE = 2  # recorded steps that must have left something
 _KEPT = 8  # recorded steps that are remembered for each kind
 _LOOKS = 6  # at one kind, at most; the gaps between them double
+_NODES = 20_000  # of one graph that are counted, at most
 _SMALL = 2  # bytes: less is no tensor worth a name
 
 
@@ -136,6 +137,8 @@ def owners(left: list[Left], models: list[nn.Module], sites: SiteTable, step: in
     )
     search.everywhere(models, sites, _more_places(sites))
     named = _named(alive, search)
+    if len(search.found) < len(alive) and not any(owner.has_graph for owner in named.values()):
+        _name_largest_graph(named, models, sites)
     _share_graphs(alive, search, named)
     retained = [_retained(owner, left, step) for owner in named.values()]
     return [each for each in retained if each is not None]
@@ -186,6 +189,34 @@ def _share_graphs(
             owner.made = left.sites[block.site] if block.site >= 0 else None
     if not used and not with_graph:
         named.pop(("", ""), None)
+
+
+def _name_largest_graph(
+    named: dict[tuple[str, str], _Owner], models: list[nn.Module], sites: SiteTable
+) -> None:
+    """Where all named tensors have gone, the graph hangs on a younger one: a running sum is a new tensor each step."""
+    tensors = [t for t in gc.get_objects() if issubclass(type(t), Tensor) and t.grad_fn is not None]
+    if not tensors:
+        return
+    largest = max(tensors, key=_nodes)
+    keys = {private.storage_key(largest.untyped_storage()): 0}
+    search = Search(blocks_of=lambda tensor: _known(tensor, keys), wanted={0}, paths={})
+    search.everywhere(models, sites, _more_places(sites))
+    way = search.found.get(0)
+    if way is not None:
+        named[short_name(way), steady_place(way.place)] = _Owner(way, has_graph=True, tensors=1)
+
+
+def _nodes(tensor: Tensor) -> int:
+    """How many nodes a tensor's graph has; counting ends at a bound."""
+    seen: set[Any] = set()
+    rest = [tensor.grad_fn]
+    while rest and len(seen) < _NODES:
+        node = rest.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            rest += [following for following, _ in node.next_functions]
+    return len(seen)
 
 
 def _retained(owner: _Owner, left: list[Left], step: int) -> Retained | None:

@@ -46,7 +46,7 @@ class Models:
         """The models that are alive; the first time, everything that looks like one is looked for."""
         if not self._known:
             for model in [*self.given, *_roots_in_memory()]:
-                self._known.setdefault(id(model), _Called(weakref.ref(model), type(model).__name__))
+                self._known.setdefault(id(model), _Called(weakref.ref(model), self._name(model)))
         if also is not None:
             self._entry(also)
         alive = (each.model() for each in self._known.values())
@@ -108,7 +108,7 @@ def _roots_in_memory() -> list[nn.Module]:
     """Modules with parameters that no other module contains."""
     modules = [thing for thing in gc.get_objects() if issubclass(type(thing), nn.Module)]
     inside = {id(child) for module in modules for child in module.children()}
-    return [m for m in modules if id(m) not in inside and any(True for _ in m.parameters())]
+    return [m for m in modules if id(m) not in inside and has_weights(m)]
 
 
 def _facts_of(entry: _Called, model: nn.Module) -> ModelFacts:
@@ -149,6 +149,11 @@ def _effective(model: nn.Module, weight: Tensor) -> Tensor:
                 if isinstance(mask, Tensor):
                     return weight.detach() * mask
     return weight.detach()
+
+
+def has_weights(module: nn.Module) -> bool:
+    """Whether a module has weights, be they packed away by quantization."""
+    return any(True for _ in module.parameters()) or any(_packed_bytes(each) for each in module.modules())
 
 
 def quantized_bytes(model: nn.Module) -> tuple[int, int, str, int]:

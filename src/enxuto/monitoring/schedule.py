@@ -17,6 +17,7 @@ SHARE = 0.02
 
 _EARLY = frozenset({1, 2, 3, 6, 12, 24})  # steps of a kind that are recorded at any cost
 _NEW_SHARE = 2 * SHARE  # what may be spent where the shapes are new
+_LARGER = 1.1  # times the largest before
 _EVERY = 3  # recorded steps lie at least so far apart, so that what the last one left can be looked for
 
 
@@ -32,20 +33,25 @@ class Schedule:
         self.spent = 0.0
         self._last_cost = 0.0
         self._steps: Counter[StepKind] = Counter()
+        self._largest: Counter[StepKind] = Counter()
         self._since = _EVERY
         self._seen: set[Any] = set()
 
-    def wants(self, kind: StepKind, shapes: Any, elapsed: float) -> bool:
+    def wants(self, kind: StepKind, shapes: Any, elapsed: float, size: int = 0) -> bool:
         """Whether the step that begins now shall be recorded.
 
         Args:
             kind: of the step.
             shapes: hashable; a step of the same shapes does the same.
             elapsed: seconds that the run has taken so far.
+            size: how many numbers its model is given; the largest ever is recorded at any cost, since it is
+                seldom and the one that runs out of memory.
         """
         self._steps[kind] += 1
         self._since += 1
-        if self._steps[kind] in _EARLY:
+        largest = size > _LARGER * self._largest[kind]
+        self._largest[kind] = max(self._largest[kind], size)
+        if self._steps[kind] in _EARLY or largest:
             return True
         new = shapes not in self._seen
         if not new and self._since < _EVERY:

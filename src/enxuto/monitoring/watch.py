@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import statistics
 import sys
@@ -23,12 +24,14 @@ from .. import _torch_private as private
 from ..errors import OutOfBudget, UsageError
 from ..records import (
     UNKNOWN,
+    Autopsy,
     Category,
     Ending,
     Explanation,
     Facts,
     Failure,
     How,
+    ModelFacts,
     Phase,
     RecordedStep,
     Recording,
@@ -47,7 +50,9 @@ from ..tracing.assembling import Window, assemble
 from ..tracing.recorder import Recorder
 from ..tracing.sites import SiteTable
 from ..units import format_bytes, parse_bytes
-from .boundaries import Listener, Span, is_over, observed_run, shapes_of, told
+from ..workload import Workload
+from .autopsy import shapes_only
+from .boundaries import Listener, Span, is_over, observed_run, shapes_of, size_of, told
 from .census import Census, copies_of_weights
 from .diagnosis import diagnose
 from .failures import is_out_of_memory
@@ -149,6 +154,7 @@ class _Running:
     called_at: Site | None
     parameters: int = 0
     gradless: int = 0
+    left: bool = False  # the recorder is off, the step goes on
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -183,6 +189,9 @@ class Watch(Listener):
         self._census = Census()
         self._models = Models(models)
         self._memory: Memory = HostMemory()
+        self._last_call: tuple[weakref.ref[nn.Module] | None, Callable[[], Any] | None] = (None, None)
+        self._last_shapes: Any = None
+        self._model_facts: tuple[ModelFacts, ...] = ()
         self._log: LogWriter | None = None
         self._source = Source(name=name, torch=str(torch.__version__), budget=budget, arguments=arguments)
         self._steps = self._updates = 0
@@ -199,9 +208,10 @@ class Watch(Listener):
         self._running: _Running | None = None
         self._span: Span | None = None
         self._off = False
+        self._nested = self._begun_early = False
         self._told: set[tuple[str, str]] = set()
         self._ended: tuple[Ending, str, float] | None = None
-        self._error: BaseException | None = None
+        self._error = 0
 
     # -- what a user asks -------------------------------------------------------------------------------
 
@@ -217,7 +227,7 @@ class Watch(Listener):
             explanations=tuple(self._explanations.values()),
             retained=tuple(self._census.retained),
             failures=tuple(self._failures),
-            models=tuple(self._models.facts()),
+            models=self._model_facts or tuple(self._models.facts()),
             copies=tuple(self._census.copies),
             ending=ending,
             error=error,
@@ -232,6 +242,31 @@ class Watch(Listener):
     def latest(self) -> Step | None:
         """The last step that is over, None before the first."""
         return self._rows.latest[-1] if self._rows.latest else None
+
+    def autopsy(self, folder: str | os.PathLike[str] | None = None, *, plan: bool = True) -> Autopsy | None:
+        """Why the run died of memory, None where it did not.
+
+        Args:
+            folder: also write the autopsy, the recording and its page there.
+            plan: look for a plan of the step that died which would have fitted; may take a minute.
+        """
+        from .autopsy import autopsy, write_autopsy
+
+        found = autopsy(self, plan=plan)
+        return (
+            found if found is None or folder is None else write_autopsy(found, self.diagnosed(), Path(folder))
+        )
+
+    def last_workload(self) -> Workload | None:
+        """The step that was running last: model and optimizer as they are, inputs by their shapes."""
+        from .autopsy import workload_of
+
+        model, shapes = self._last_call
+        alive = None if model is None else model()
+        optimizer = next(iter(self._optimizers), None) or _optimizer_of(alive)
+        if alive is None or shapes is None or optimizer is None:
+            return None
+        return workload_of(alive, optimizer, shapes, self._source.name)
 
     @property
     def timelines(self) -> dict[StepKind, Timeline]:
@@ -272,6 +307,17 @@ class Watch(Listener):
             self._quietly(self._finish, error)
         self._process.close()
 
+    def pause(self) -> None:
+        """Stop looking until `resume`; the step that is going on counts as it is."""
+        self._quietly(self._end_span, time.perf_counter())
+        self._stack.close()
+
+    def resume(self) -> None:
+        """Look again, with everything that is known so far."""
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(observed_run(self))
+        self._last_row = time.perf_counter()
+
     def _finish(self, error: BaseException | None) -> None:
         now = time.perf_counter()
         if is_out_of_memory(error):
@@ -282,9 +328,12 @@ class Watch(Listener):
         self._ended = (*_ending(error), now - self._began)
         for timeline_kind in self._highest:
             self._explain(timeline_kind)
+        self._model_facts = tuple(self._models.facts())
         if self._log is not None:
-            for facts in self._models.facts():
+            for facts in self._model_facts:
                 self._log.event("model", facts)
+            for cause in diagnose(self.recording).causes:
+                self._log.event("cause", cause)
             self._log.end(*self._ended)
             self._log.close()
 
@@ -314,16 +363,17 @@ class Watch(Listener):
             self._quietly(self._root_ends, module, result)
 
     def call_begins(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._running is not None:
+        if self._running is not None and not self._running.left:
             self._running.recorder.call_begins(module, args, kwargs)
 
     def call_ends(self, result: Any) -> None:
-        if self._running is not None and self._running.recorder.calls_open:
-            self._running.recorder.call_ends(result)
+        running = self._running
+        if running is not None and not running.left and running.recorder.calls_open:
+            running.recorder.call_ends(result)
 
     def update_begins(self, optimizer: Optimizer) -> None:
         running = self._running
-        if running is None or self._off:
+        if running is None or running.left or self._off:
             return
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         running.parameters += len(parameters)
@@ -336,8 +386,10 @@ class Watch(Listener):
         self._optimizers.add(optimizer)
         if self._span is not None:
             self._span.updates += 1
-        if self._running is not None:
+        if self._running is not None and not self._running.left:
             self._running.recorder.optimizer_ends(optimizer, (), {})
+        if self._nested:
+            self._quietly(self._between_updates)
 
     def _quietly(self, act: Callable[..., None], *args: Any) -> None:
         """Do something that must not disturb the run: a mistake of ours ends the watching, not the run."""
@@ -369,20 +421,34 @@ class Watch(Listener):
             if self._updates == self._steps == 0:
                 self._first(module)
             kind = StepKind.CALL if evaluating else StepKind.UPDATE
-            wanted = self._schedule.wants(kind, (kind, shapes), now - self._began)
-            if wanted and self._may_record(module):
-                self._start_recording(kind, module, shapes, args, kwargs)
+            if self._running is None:
+                wanted = self._schedule.wants(kind, (kind, shapes), now - self._began, size_of(shapes))
+                if wanted and self._may_record(module):
+                    self._start_recording(kind, module, shapes, (args, kwargs))
         elif self._running is not None and self.budget:
             self._running.recorder.ceiling = self.budget
         span = self._span
         span.evaluations += evaluating and len(span.shapes) == span.evaluations
         span.shapes.append(shapes)
+        if shapes != self._last_shapes and not evaluating:
+            self._last_shapes = shapes
+            self._last_call = (weakref.ref(module), shapes_only(args, kwargs))
         self._models.called(module, args, time.perf_counter())
+
+    def _between_updates(self) -> None:
+        """Where models are called inside of hooks: a recording ends with an update, and the next begins with it."""
+        if self._running is not None:
+            self._left(self._running)
+        elif self._span is not None and _undisturbed() and private.backward_node() is None:
+            shapes = tuple(self._span.shapes[:1])
+            if self._schedule.wants(StepKind.UPDATE, shapes, time.perf_counter() - self._began):
+                self._start_recording(StepKind.UPDATE, None, shapes, ())
+                self._begun_early = True
 
     def _root_ends(self, module: nn.Module, result: Any) -> None:
         self._models.returned(module, result, time.perf_counter())
         error = sys.exc_info()[1]
-        if result is None and is_out_of_memory(error) and error is not self._error:
+        if result is None and is_out_of_memory(error) and id(error) != self._error:
             self._failed(error, handled=True)
 
     def _first(self, module: nn.Module) -> None:
@@ -407,7 +473,8 @@ class Watch(Listener):
         self._steps += 1
         self._updates += span.updates > 0
         seconds = now - span.began
-        recorded = self._end_recording(kind, shapes, seconds)
+        recorded = None if self._begun_early else self._end_recording(kind, shapes, seconds)
+        self._begun_early = False
         if recorded is None and len(self._usual) < 1000:
             usual = self._usual.setdefault(shapes, [])
             usual.append(seconds)
@@ -482,19 +549,21 @@ class Watch(Listener):
     # -- recording a step --------------------------------------------------------------------------------
 
     def _may_record(self, module: nn.Module) -> bool:
-        """Not under another dispatch mode, whose order we would upset, nor through compiled code."""
-        return not private.dispatch_modes() and type(module).__name__ != "OptimizedModule"
+        """Not inside other modes and hooks, whose order we would upset, nor through compiled code.
 
-    def _start_recording(
-        self, kind: StepKind, module: nn.Module, shapes: Any, args: Any, kwargs: Any
-    ) -> None:
+        A model that is called inside of hooks (a checkpoint around it) is recorded from update to update.
+        """
+        self._nested = private.saved_tensor_hooks() is not None
+        return _undisturbed() and type(module).__name__ != "OptimizedModule"
+
+    def _start_recording(self, kind: StepKind, module: nn.Module | None, shapes: Any, inputs: Any) -> None:
         began = time.perf_counter()
         recorder = Recorder(dry=False, hooked=False)
         for model in self._models.all(module):
             recorder.adopt_model(model)
         for optimizer in list(self._optimizers):
             recorder.adopt_optimizer(optimizer)
-        recorder.adopt((args, kwargs), Category.INPUT, "batch")
+        recorder.adopt(inputs, Category.INPUT, "batch")
         if self.budget:
             recorder.ceiling, recorder.over_ceiling = self.budget, self._over_in_recording
         recorder.__enter__()
@@ -510,17 +579,17 @@ class Watch(Listener):
             shapes=(kind, shapes),
             kind=kind,
             grad_enabled=torch.is_grad_enabled(),
-            evaluating=not module.training,
+            evaluating=module is not None and not module.training,
             called_at=self._sites.rows[site] if site >= 0 else None,
         )
 
     def _end_recording(self, kind: StepKind, shapes: Any, seconds: float) -> RecordedStep | None:
-        running, self._running = self._running, None
-        if running is None:
+        running = self._running
+        if running is None or not self._left(running):
             return None
+        self._running = None
         began = time.perf_counter()
         recorder = running.recorder
-        recorder.__exit__(None, None, None)
         recorder.adopt_gradients()
         usual = self._usual.get(shapes)
         beyond = max(seconds - statistics.median(usual), 0.0) if usual else 0.3 * seconds
@@ -559,6 +628,13 @@ class Watch(Listener):
         if self._log is not None:
             for copied in self._census.copies:
                 self._log.event("copied", copied)
+
+    def _left(self, running: _Running) -> bool:
+        """Take the recorder off, if nobody has put something on top of it; whether it is off."""
+        if not running.left and running.recorder.on_top:
+            running.recorder.__exit__(None, None, None)
+            running.left = True
+        return running.left
 
     def _timeline(self, recorder: Recorder, running: _Running, kind: StepKind) -> Timeline:
         facts = Facts(
@@ -599,11 +675,11 @@ class Watch(Listener):
 
     def _drop_recorder(self, *, partial: bool = False) -> None:
         """End a recording whose step did not; what was seen of it may still tell why."""
-        running, self._running = self._running, None
-        if running is None:
+        running = self._running
+        if running is None or not self._left(running):
             return
+        self._running = None
         recorder = running.recorder
-        recorder.__exit__(None, None, None)
         if partial:
             timeline = self._timeline(recorder, running, running.kind)
             if timeline.peak >= self._highest.get(running.kind, timeline).peak:
@@ -657,12 +733,12 @@ class Watch(Listener):
     def _failed(
         self, error: BaseException | None, *, handled: bool, alive: int = UNKNOWN, asked: int = UNKNOWN
     ) -> None:
-        if error is not None and error is self._error:  # seen already when it was raised
+        if error is not None and id(error) == self._error:  # seen already when it was raised
             if not handled and self._failures:
                 self._failures[-1] = replace(self._failures[-1], handled=False)
                 self._log_failure()
             return
-        self._error = error
+        self._error = id(error)  # not the exception: it holds the frames, and they hold tensors
         earlier = sys.exc_info()[1]
         during = is_out_of_memory(earlier) and earlier is not error
         site = self._sites.here(3)
@@ -670,7 +746,7 @@ class Watch(Listener):
             step=self._steps + 1,
             updates=self._updates,
             kind=StepKind.CALL if self._span and self._span.evaluations else StepKind.UPDATE,
-            shapes=told(self._span.shapes) if self._span else "",
+            shapes=told(self._span.shapes[-1:]) if self._span else "",
             message=f"{type(error).__name__}: {str(error).splitlines()[0][:300]}",
             budgeted=isinstance(error, OutOfBudget),
             asked=asked,
@@ -688,6 +764,21 @@ class Watch(Listener):
             self._log.event("failure", self._failures[-1])
 
 
+def _optimizer_of(model: nn.Module | None) -> Optimizer | None:
+    """An optimizer of a model that has not stepped yet."""
+    ours = {id(p) for p in model.parameters()} if model is not None else set()
+    for thing in gc.get_objects():
+        if issubclass(type(thing), Optimizer) and id(thing.param_groups[0]["params"][0]) in ours:
+            found: Optimizer = thing
+            return found
+    return None
+
+
+def _undisturbed() -> bool:
+    """Whether nobody else observes tensors here."""
+    return not private.dispatch_modes() and private.saved_tensor_hooks() is None and private.hooks_allowed()
+
+
 def _ending(error: BaseException | None) -> tuple[Ending, str]:
     if error is None or isinstance(error, SystemExit):
         return Ending.FINISHED, f"exit {error.code}" if isinstance(error, SystemExit) and error.code else ""
@@ -701,7 +792,7 @@ def _batch(span: Span | None) -> int:
     """The first size of the first tensor that a step's model was given."""
     if span is None or not span.shapes:
         return UNKNOWN
-    _, _, _, args, kwargs = span.shapes[0]
+    _, _, _, args, kwargs = span.shapes[-1]
     sizes = [
         shape[0] for shape in (*args, *(value for _, value in kwargs)) if shape and isinstance(shape[0], int)
     ]

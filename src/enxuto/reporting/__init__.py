@@ -129,6 +129,12 @@ def _explanation_page(explanation: Explanation) -> str:
     return page(explanation)
 
 
+def _recording_page(recording: Recording) -> str:
+    from .recording_html import recording_page
+
+    return recording_page(recording)
+
+
 def _plan_page(plan: Plan) -> str:
     from .plan_html import plan_page
 
@@ -170,7 +176,7 @@ register(
     page=_compressed_page,
     fragment=fragment.compressed_fragment,
 )
-register(Recording.kind, card=_recording_card)
+register(Recording.kind, card=_recording_card, page=_recording_page)
 register(Diagnosis.kind, card=_diagnosis_card)
 register(Autopsy.kind, card=_autopsy_card)
 register(Snapshot.kind, card=_snapshot_card, page=_snapshot_page, fragment=fragment.snapshot_fragment)

@@ -306,11 +306,20 @@ _INTERNAL = ("enxuto.tracing", "enxuto.monitoring", "enxuto._torch_private", "to
 
 def _in_closure(function: types.FunctionType) -> Iterator[tuple[Way, Any]]:
     place = f"the closure of {_called(function.__code__)} at {_line(function.__code__)}"
+    yield from _defaults(function)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield Way("variable", name, place), cell.cell_contents
         except ValueError:  # a variable that has no value yet
             continue
+
+
+def _defaults(function: types.FunctionType) -> Iterator[tuple[Way, Any]]:
+    code, values = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[code.co_argcount - len(values) : code.co_argcount]
+    place = f"the defaults of {_called(code)} at {_line(code)}"
+    for name, value in (*zip(names, values, strict=True), *(function.__kwdefaults__ or {}).items()):
+        yield Way("default", name, place), value
 
 
 def _in_object(way: Way, value: Any) -> Iterator[tuple[Way, Any]]:

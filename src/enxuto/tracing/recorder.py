@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -223,7 +224,7 @@ class Recorder(private.TorchDispatchMode):
     def adopt(self, tree: Any, category: Category, name: str = "") -> None:
         """Register (or relabel) every storage of every tensor in a nested container."""
         for leaf in private.pytree.tree_leaves(tree):
-            if isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor) and not is_lazy(leaf):
                 for storage in self._storages(leaf):
                     block = self._block_at.get(private.storage_key(storage), _UNSET)
                     if block == _UNSET:
@@ -310,6 +311,11 @@ class Recorder(private.TorchDispatchMode):
         return set(self._block_at)
 
     @property
+    def on_top(self) -> bool:
+        """Whether no hook for saved tensors was installed after ours, so that ours can be taken off."""
+        return bool(private.saved_tensor_hooks() == (self._pack, self._unpack))
+
+    @property
     def calls_open(self) -> bool:
         """Whether a module's call has begun and not ended."""
         return bool(self._stack)
@@ -347,6 +353,8 @@ class Recorder(private.TorchDispatchMode):
             out = self._told_apart(out)
         self._record(func, info, args, kwargs, out, reads, tick)
         self._notice_numbers(info, args, out)
+        if self.live > self.ceiling and self.o_outputs[-1]:
+            self.over_ceiling(sum(self.b_nbytes[block] for block in self.o_outputs[-1]))
         return out
 
     def add_op_memory(self, of_signature: Sequence[OpMemory | None]) -> int:
@@ -515,8 +523,6 @@ class Recorder(private.TorchDispatchMode):
         block = self._block(nbytes, self.phase, tick, _UNSET, op, call, site)
         self._follow(storage, block, _NATURAL)
         self.live += nbytes
-        if self.live > self.ceiling:
-            self.over_ceiling(nbytes)
         return block
 
     def _made_by(self, op: int, nbytes: int, *, natural: int) -> int:

@@ -1,0 +1,140 @@
+"""What watching costs and how true it is: time ratios of interleaved pairs, and recorded peaks beside the allocator's.
+
+    python -m benchmarks.watch [--pairs N]
+
+Watched and plain steps alternate within one process, so that a busy machine slows both; the ratio of each pair is
+taken and the median of the ratios reported, with quartiles. The default level is `enxuto.watch` as it is; the first
+steps, which are recorded at any cost, are run before and reported by themselves. The census is measured on the same
+step with a leak in it, from the moment that growth is seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from enxuto.monitoring import watch
+from enxuto.records import How, StepKind
+from enxuto.targets import resolve
+from enxuto.verifying.memory import true_peaks
+
+RESULTS = Path(__file__).parent / "results" / "watch.json"
+NETS = {
+    "ResNet-18, batch 8, 64 px": "zoo:resnet18?batch=8&size=64",
+    "GPT, batch 1, 64 tokens": "zoo:gpt?batch=1&length=64",
+}
+_BLOCK = 25  # steps in a row that are watched, and then as many that are not
+
+
+def stepped(work: Any) -> Callable[[], Any]:
+    """A training step of a workload on live objects."""
+    model = work.model()
+    optimizer = work.optimizer(model.parameters())
+    batch = work.batch()
+
+    def step() -> Any:
+        optimizer.zero_grad()
+        loss = work.loss(model, batch)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def seconds(step: Callable[[], Any], times: int) -> float:
+    """How long so many steps take."""
+    began = time.perf_counter()
+    for _ in range(times):
+        step()
+    return time.perf_counter() - began
+
+
+def overhead(step: Callable[[], Any], *, pairs: int, block: int, warm: int) -> dict[str, Any]:
+    """Ratios of watched to plain blocks of steps; the watch goes on from block to block."""
+    run = watch(name="benchmark", say=print)
+    ratios, plains = [], []
+    with run:
+        first = seconds(step, warm)
+        for _ in range(pairs):
+            run.pause()
+            plain = seconds(step, block)
+            run.resume()
+            watched = seconds(step, block)
+            plains.append(plain / block)
+            ratios.append(watched / plain)
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    recording = run.recording
+    return {
+        "ratio": round(middle, 4),
+        "quartiles": [round(low, 4), round(high, 4)],
+        "pairs": pairs,
+        "steps_a_block": block,
+        "plain_seconds": round(statistics.median(plains), 4),
+        "first_steps": {"n": warm, "seconds": round(first, 3)},
+        "recorded": sum(step.kind is StepKind.UPDATE for step in recording.recorded),
+        "recorded_cost_seconds": round(statistics.median(s.cost for s in recording.recorded), 4),
+    }
+
+
+def truth(target: str) -> dict[str, Any]:
+    """The recorded peak of step 3 beside the allocator's own."""
+    work = resolve(target)
+    allocator = true_peaks(work).steady
+    step = stepped(work)
+    with watch(name="truth", say=print) as run:
+        for _ in range(4):
+            step()
+    recorded = next(row for row in run.recording.steps if row.step == 3)
+    assert recorded.peak_how is How.RECORDED
+    return {
+        "recorded": recorded.peak,
+        "allocator": allocator,
+        "difference_percent": round(100 * (recorded.peak - allocator) / allocator, 3),
+    }
+
+
+def census(target: str, *, pairs: int, block: int) -> dict[str, Any]:
+    """The same ratios where the step leaks a little: the census looks for it."""
+    step = stepped(resolve(target))
+    kept: list[Any] = []
+
+    def leaks() -> None:
+        kept.append(step().detach().expand(1000).clone())
+
+    result = overhead(leaks, pairs=pairs, block=block, warm=24)
+    kept.clear()
+    gc.collect()
+    return {"ratio": result["ratio"], "quartiles": result["quartiles"], "pairs": pairs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--block", type=int, default=_BLOCK)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = {}
+    for name, target in NETS.items():
+        step = stepped(resolve(target))
+        seconds(step, 3)
+        row = {
+            "default": overhead(step, pairs=options.pairs, block=options.block, warm=26),
+            "census": census(target, pairs=max(options.pairs // 2, 3), block=options.block),
+            "peak": truth(target),
+        }
+        rows[name] = row
+        print(name, json.dumps(row, indent=1), flush=True)
+    RESULTS.write_text(json.dumps({"torch": torch.__version__, "nets": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
