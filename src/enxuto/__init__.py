@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         read,
         write,
     )
-    from .reporting import to_html, to_text, write_html
+    from .reporting import to_html, to_perfetto, to_text, write_html
     from .samples import Samples, Splits
     from .targets import resolve
     from .tracing import trace  # type: ignore[no-redef]
@@ -85,6 +85,7 @@ _HOMES = {
     "read": "records",
     "resolve": "targets",
     "to_html": "reporting",
+    "to_perfetto": "reporting",
     "to_text": "reporting",
     "trace": "tracing",
     "units": "units",
@@ -125,6 +126,7 @@ __all__ = [
     "read",
     "resolve",
     "to_html",
+    "to_perfetto",
     "to_text",
     "trace",
     "units",

@@ -26,11 +26,22 @@ from ..records import (
 from . import fragment
 from .compressed_card import model_card
 from .registry import FORMS, print_record, register, render, to_html, to_text, write_html
+from .trace_events import to_perfetto
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["FORMS", "model_card", "print_record", "register", "render", "to_html", "to_text", "write_html"]
+__all__ = [
+    "FORMS",
+    "model_card",
+    "print_record",
+    "register",
+    "render",
+    "to_html",
+    "to_perfetto",
+    "to_text",
+    "write_html",
+]
 
 
 def _explanation_card(explanation: Explanation) -> RenderableType:
