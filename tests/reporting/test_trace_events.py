@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_a_traced_step_has_its_modules_and_ops(tmp_path: Path) -> None:
 
 
 def test_what_has_no_clock_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no clock.*--timeline"):
+    with pytest.raises(UsageError, match=r"has no clock.*--timeline"):
         to_perfetto(explanation(), tmp_path / "step.json")
     assert not list(tmp_path.iterdir())
 
@@ -87,7 +88,7 @@ def recording(seed: int, steps: int = 40) -> Recording:
                 host=int(chance.integers(2**30)),
             )
         )
-    share = Share(category=Category.PARAMETER, nbytes=5)
+    share = Share(category=Category.PARAMETER, nbytes=5, blocks=1)
     seen = RecordedStep(
         step=3,
         kind=StepKind.UPDATE,
@@ -115,7 +116,7 @@ def test_a_run_has_its_steps_end_to_end(seed: int, tmp_path: Path) -> None:
     events = json.loads((tmp_path / "run.json").read_bytes())["traceEvents"]
     slices = [e for e in events if e["ph"] == "X"]
     assert sum(e["args"]["steps"] for e in slices) == run.total_steps == 40
-    for before, after in zip(slices, slices[1:], strict=False):
+    for before, after in pairwise(slices):
         assert after["ts"] == before["ts"] + before["dur"]
     assert slices[-1]["ts"] + slices[-1]["dur"] == round(run.steps.seconds.sum() * 1e6)
     peaks = [e for e in events if e["name"] == "peak of tensors"]

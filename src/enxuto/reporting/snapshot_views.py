@@ -98,7 +98,8 @@ def _sections(snapshot: Snapshot, histories: Sequence[rows.History]) -> Iterator
     )
     for history in histories:
         name, title = f"history-{history.device}", rows.history_title(history)
-        body = f'<p class="lead">{text(title)}</p>{picture(name, title)}<div class="apart">{_table(history.held, history.peak)}</div>'
+        table = f'<div class="apart">{_table(history.held, history.peak)}</div>'
+        body = f'<p class="lead">{text(title)}</p>{picture(name, title)}{table}'
         yield section(f"over-{history.device}", "Over the recorded events", "recorded", body)
     if snapshot.settings:
         items = "".join(f"<li>{text(each)}</li>" for each in snapshot.settings)
