@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .explaining import difference as difference  # type: ignore[no-redef]
     from .explaining import explain as explain  # type: ignore[no-redef]
     from .fitting import fit as fit  # type: ignore[no-redef]
+    from .monitoring import watch  # type: ignore[no-redef]
     from .predicting import largest_batch
     from .records import (
         Budget,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         Numerics,
         Phase,
         Plan,
+        Recording,
         Timeline,
         Verdict,
         World,
@@ -67,6 +69,7 @@ _HOMES = {
     "Numerics": "records",
     "Phase": "records",
     "Plan": "records",
+    "Recording": "records",
     "Samples": "samples",
     "Splits": "samples",
     "Timeline": "records",
@@ -89,6 +92,7 @@ _HOMES = {
     "to_text": "reporting",
     "trace": "tracing",
     "units": "units",
+    "watch": "monitoring",
     "write": "records",
     "write_html": "reporting",
 }
@@ -108,6 +112,7 @@ __all__ = [
     "Numerics",
     "Phase",
     "Plan",
+    "Recording",
     "Samples",
     "Splits",
     "Timeline",
@@ -130,6 +135,7 @@ __all__ = [
     "to_text",
     "trace",
     "units",
+    "watch",
     "write",
     "write_html",
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import UsageError
 from ..records import Ending
 from .script import after_import, die_interrupted, exit_code, run_script, show_traceback
 from .status import Status
@@ -45,12 +46,14 @@ def run(
     """Run a script unchanged, show where its memory is while it trains, and name what grows.
 
     Its output, arguments and exit code are its own; what enxuto says goes to standard error. Options of enxuto
-    come before the script. Under torchrun: torchrun --no-python enxuto run script.py.
+    come before the script. Under torchrun: torchrun --nproc-per-node 2 -m -- enxuto run script.py.
     """
     from ..units import parse_bytes
     from . import output
 
     output.check_writable(html, save)
+    if not script.is_file():
+        raise UsageError(f"cannot run {script}: there is no such file")
     limit = 0 if budget is None else parse_bytes(budget)
     session = _Session(script=script, arguments=arguments or [], budget=limit, log=_of_rank(log), quiet=quiet)
     after_import("torch", session.begin)
@@ -100,12 +103,15 @@ class _Session:
 
     def end(self, error: BaseException | None) -> Recording | None:
         """Stop watching; what was seen, None where there was nothing to see, or in a child of the script's."""
+        if os.getpid() != self._process:
+            return None
+        if self._watch is not None:
+            trace = error.__traceback__ if error else None
+            self._watch.__exit__(type(error) if error else None, error, trace)
         if self._status is not None:
             self._status.close()
-        if self._watch is None or os.getpid() != self._process:
+        if self._watch is None:
             return None
-        trace = error.__traceback__ if error else None
-        self._watch.__exit__(type(error) if error else None, error, trace)
         with contextlib.suppress(OSError):
             os.chdir(self._folder)  # what is written now goes where the user asked for it
         return self._watch.diagnosed()
@@ -127,14 +133,10 @@ class _Session:
 
 def _outcome(error: BaseException | None, script: Path) -> int:
     """The script's own exit code, its traceback shown as Python would."""
-    from ..errors import UsageError
-
     if error is None:
         return 0
     if isinstance(error, SystemExit):
         return exit_code(error)
-    if isinstance(error, UsageError) and error.__traceback__ and error.__traceback__.tb_next is None:
-        raise error
     show_traceback(error, script)
     return 1
 

@@ -1,6 +1,7 @@
 """A real run watched from outside: each step's memory, what grows and who holds it, why it ran out."""
 
+from ..records.log import read_log
 from .diagnosis import SITUATIONS, diagnose
 from .watch import Watch, watch
 
-__all__ = ["SITUATIONS", "Watch", "diagnose", "watch"]
+__all__ = ["SITUATIONS", "Watch", "diagnose", "read_log", "watch"]

@@ -6,8 +6,7 @@ needs no memory of its own. The loss is not known from outside, so the output's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,27 +104,44 @@ def _of_device(recording: Recording) -> int:
     return 0 if device == UNKNOWN else device
 
 
-def workload_of(model: Any, optimizer: Any, shapes: Callable[[], Any], name: str) -> Workload:
-    """The step that a model and an optimizer make, with inputs of the shapes of a call of the model."""
-    return replace(live_workload(model, (), optimizer=optimizer, name=name), batch=lambda n=None: shapes())
+def workload_of(model: Any, optimizer: Any, inputs: Inputs, name: str) -> Workload:
+    """The step that a model and an optimizer make, with inputs like those of a call of the model."""
+    live = live_workload(model, (), optimizer=optimizer, name=name)
+    return replace(live, batch=inputs, batch_size=inputs.size)
 
 
-def shapes_only(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[], Any]:
-    """What makes inputs of these shapes anew, without holding them: zeros, or ones that need gradients too."""
-    leaves, structure = private.pytree.tree_flatten((args, kwargs))
-    made = [
-        (tuple(leaf.shape), leaf.dtype, leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
-        for leaf in leaves
-    ]
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Makes inputs of a call's shapes anew, of any batch size, without holding its own: zeros."""
 
-    def build() -> Any:
-        filled = [
-            torch.zeros(leaf[0], dtype=leaf[1], requires_grad=leaf[2])
-            if isinstance(leaf, tuple) and len(leaf) == 3 and isinstance(leaf[1], torch.dtype)
-            else leaf
-            for leaf in made
-        ]
-        again_args, again_kwargs = private.pytree.tree_unflatten(filled, structure)
-        return again_kwargs if not again_args else tuple(again_args)
+    leaves: tuple[Any, ...]
+    structure: Any
+    size: int | None
 
-    return build
+    @classmethod
+    def like(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        """The shapes of what a model is given; other arguments than tensors are kept as they are."""
+        leaves, structure = private.pytree.tree_flatten((args, kwargs))
+        sizes = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()}
+        made = tuple(_Zeros.like(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        return cls(made, structure, sizes.pop() if len(sizes) == 1 else None)
+
+    def __call__(self, n: int | None = None) -> Any:
+        filled = [leaf.made(n) if isinstance(leaf, _Zeros) else leaf for leaf in self.leaves]
+        args, kwargs = private.pytree.tree_unflatten(filled, self.structure)
+        return tuple(args) if args else kwargs
+
+
+@dataclass(frozen=True, slots=True)
+class _Zeros:
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    requires_grad: bool
+
+    @classmethod
+    def like(cls, tensor: Tensor) -> _Zeros:
+        return cls(tuple(tensor.shape), tensor.dtype, tensor.requires_grad and tensor.is_leaf)
+
+    def made(self, n: int | None) -> Tensor:
+        shape = (n, *self.shape[1:]) if n is not None and self.shape else self.shape
+        return torch.zeros(shape, dtype=self.dtype, requires_grad=self.requires_grad)

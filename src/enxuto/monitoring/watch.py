@@ -51,7 +51,7 @@ from ..tracing.recorder import Recorder
 from ..tracing.sites import SiteTable
 from ..units import format_bytes, parse_bytes
 from ..workload import Workload
-from .autopsy import shapes_only
+from .autopsy import Inputs
 from .boundaries import Listener, Span, is_over, observed_run, shapes_of, size_of, told
 from .census import Census, copies_of_weights
 from .diagnosis import diagnose
@@ -159,10 +159,17 @@ class _Running:
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Pending:
-    """Steps that are over and share the next row."""
+    """Steps of one kind that are over and share the next row."""
 
     covers: int = 0
     seconds: float = 0.0
+    step: int = 0
+    shapes: Any = ()
+
+    def add(self, step: int, seconds: float, shapes: Any) -> None:
+        self.covers += 1
+        self.seconds += seconds
+        self.step, self.shapes = step, shapes
 
 
 class Watch(Listener):
@@ -189,7 +196,7 @@ class Watch(Listener):
         self._census = Census()
         self._models = Models(models)
         self._memory: Memory = HostMemory()
-        self._last_call: tuple[weakref.ref[nn.Module] | None, Callable[[], Any] | None] = (None, None)
+        self._last_call: tuple[weakref.ref[nn.Module] | None, Inputs | None] = (None, None)
         self._last_shapes: Any = None
         self._model_facts: tuple[ModelFacts, ...] = ()
         self._log: LogWriter | None = None
@@ -202,8 +209,7 @@ class Watch(Listener):
         self._highest: dict[StepKind, Timeline] = {}
         self._explanations: dict[StepKind, Explanation] = {}
         self._failures: list[Failure] = []
-        self._pending = _Pending()
-        self._last: tuple[StepKind, Any] = (StepKind.CALL, ())
+        self._pending: dict[StepKind, _Pending] = {}
         self._row_cost = self._last_row = self._next_check = 0.0
         self._running: _Running | None = None
         self._span: Span | None = None
@@ -263,8 +269,10 @@ class Watch(Listener):
 
         model, shapes = self._last_call
         alive = None if model is None else model()
-        optimizer = next(iter(self._optimizers), None) or _optimizer_of(alive)
-        if alive is None or shapes is None or optimizer is None:
+        if alive is None or shapes is None:
+            return None
+        optimizer = next((each for each in self._optimizers if _trains(each, alive)), None)
+        if optimizer is None:
             return None
         return workload_of(alive, optimizer, shapes, self._source.name)
 
@@ -310,6 +318,7 @@ class Watch(Listener):
     def pause(self) -> None:
         """Stop looking until `resume`; the step that is going on counts as it is."""
         self._quietly(self._end_span, time.perf_counter())
+        self._quietly(self._drop_recorder)
         self._stack.close()
 
     def resume(self) -> None:
@@ -323,8 +332,9 @@ class Watch(Listener):
         if is_out_of_memory(error):
             self._failed(error, handled=False)
         self._end_span(now, whole=error is None)
-        if self._pending.covers:
-            self._add_row(*self._last, None, due=True)
+        self._drop_recorder()
+        if self._pending:
+            self._add_rows(None, due=True)
         self._ended = (*_ending(error), now - self._began)
         for timeline_kind in self._highest:
             self._explain(timeline_kind)
@@ -432,7 +442,7 @@ class Watch(Listener):
         span.shapes.append(shapes)
         if shapes != self._last_shapes and not evaluating:
             self._last_shapes = shapes
-            self._last_call = (weakref.ref(module), shapes_only(args, kwargs))
+            self._last_call = (weakref.ref(module), Inputs.like(args, kwargs))
         self._models.called(module, args, time.perf_counter())
 
     def _between_updates(self) -> None:
@@ -455,6 +465,7 @@ class Watch(Listener):
         """Look around, once: where the run computes, and which models there are."""
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
         self._memory = memory_of(device)
+        self._optimizers.update(_optimizers_in_memory())
         self._source = replace(self._source, device=self._memory.device)
         if self._log is not None:
             self._log.event("source", self._source)
@@ -480,36 +491,37 @@ class Watch(Listener):
             usual.append(seconds)
             del usual[:-5]
         self._census.step_over(kind)
-        self._pending.covers += 1
-        self._pending.seconds += seconds
-        self._last = (kind, shapes)
-        self._add_row(kind, shapes, recorded, due=False)
+        self._pending.setdefault(kind, _Pending()).add(self._steps, seconds, shapes)
+        self._add_rows(recorded, due=False)
         self._look_around(kind, recorded)
 
-    def _add_row(self, kind: StepKind, shapes: Any, recorded: RecordedStep | None, *, due: bool) -> None:
-        """Write down the steps that are over; without need only as often as it costs little."""
+    def _add_rows(self, recorded: RecordedStep | None, *, due: bool) -> None:
+        """Write down the steps that are over, a row for each kind; without need only as often as it costs little."""
         now = time.perf_counter()
         if recorded is None and not due and now - self._last_row < self._row_cost / _ROW_RATIO:
             return
         level = self._memory.take()
-        peak, how = self._peak(level.peak, shapes, recorded)
-        row = Step(
-            step=self._steps,
-            covers=self._pending.covers,
-            kind=kind,
-            seconds=self._pending.seconds,
-            peak=peak,
-            peak_how=how,
-            current=recorded.end if recorded and level.current == UNKNOWN else level.current,
-            reserved=level.reserved,
-            retries=level.retries,
-            host=self._process.resident(),
-            host_peak=self._process.take_peak(),
-            workers=self._process.workers(),
-            signature=self._signature(shapes),
-        )
-        self._pending = _Pending()
-        self._write(row)
+        host, host_peak = self._process.resident(), self._process.take_peak()
+        for kind, pending in sorted(self._pending.items(), key=lambda each: each[1].step):
+            seen = recorded if recorded is not None and recorded.kind is kind else None
+            peak, how = self._peak(level.peak, pending.shapes, seen)
+            row = Step(
+                step=pending.step,
+                covers=pending.covers,
+                kind=kind,
+                seconds=pending.seconds,
+                peak=peak,
+                peak_how=how,
+                current=seen.end if seen and level.current == UNKNOWN else level.current,
+                reserved=level.reserved,
+                retries=level.retries,
+                host=host,
+                host_peak=host_peak,
+                workers=self._process.workers(),
+                signature=self._signature(pending.shapes),
+            )
+            self._write(row)
+        self._pending = {}
         self._last_row = time.perf_counter()
         cost = self._last_row - now
         self._row_cost = cost if not self._row_cost else 0.9 * self._row_cost + 0.1 * cost
@@ -764,14 +776,15 @@ class Watch(Listener):
             self._log.event("failure", self._failures[-1])
 
 
-def _optimizer_of(model: nn.Module | None) -> Optimizer | None:
-    """An optimizer of a model that has not stepped yet."""
-    ours = {id(p) for p in model.parameters()} if model is not None else set()
-    for thing in gc.get_objects():
-        if issubclass(type(thing), Optimizer) and id(thing.param_groups[0]["params"][0]) in ours:
-            found: Optimizer = thing
-            return found
-    return None
+def _optimizers_in_memory() -> list[Optimizer]:
+    """Optimizers that are there before any of them steps: their state is no second copy of anything."""
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), Optimizer)]
+
+
+def _trains(optimizer: Optimizer, model: nn.Module) -> bool:
+    """Whether an optimizer has parameters of a model."""
+    ours = {id(p) for p in model.parameters()}
+    return any(id(p) in ours for group in optimizer.param_groups for p in group["params"])
 
 
 def _undisturbed() -> bool:

@@ -34,7 +34,7 @@ def recording_page(recording: Recording) -> str:
         title=recording.source.name,
         header=_header(recording),
         body="".join(_sections(recording, curve)),
-        pictures={"run": figure} if figure else {},
+        pictures={"levels": figure} if figure else {},
     )
 
 
@@ -92,7 +92,8 @@ def _cause(cause: Cause) -> str:
         f'<p class="made">{text(name)}: {text(value)}</p>'
         for name, value in recording_rows.cause_notes(cause)
     )
-    return f'<li><p><strong class="id">{text(cause.id)}</strong> {text(cause.evidence)}</p>{notes}</li>'
+    said = f'<p><strong class="id">{text(cause.id)}</strong> {text(cause.evidence)}</p>'
+    return f"<li><div>{said}{notes}</div></li>"
 
 
 def _failures(failures: Sequence[Failure]) -> str:
@@ -119,12 +120,12 @@ def _curve(recording: Recording, curve: recording_rows.Drawn) -> str:
         )
         for i in _spread(len(curve.step))
     )
-    head = column_heads("step:n", "tensors, at most", "process")
+    head = column_heads("step:n", "tensors, at most", "process, beyond its start")
     return (
         f'<ul class="legend">{_key("gradient", "tensors, highest in the step")}'
-        f"{_key('unexplained', 'process, by the kernel')}"
+        f"{_key('unexplained', 'process, beyond what it had at the start (kernel)')}"
         + (_key("saved-activation", "its workers") if any(curve.workers) else "")
-        + f"</ul>{picture('run', sentence)}"
+        + f"</ul>{picture('levels', sentence)}"
         f"<details><summary>The same, as a sentence and a table</summary><p>{text(sentence)}</p>"
         f"<table>{head}<tbody>{body}</tbody></table></details>"
     )

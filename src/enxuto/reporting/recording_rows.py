@@ -202,7 +202,8 @@ def failure_rows(failure: Failure) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """A run's steps for drawing: at most so many points, the highest of each bucket."""
+    """A run's steps for drawing: at most so many points, the highest of each bucket; `host` is what the process
+    has beyond its start."""
 
     step: list[int]
     peak: list[int | None]
@@ -226,9 +227,15 @@ def drawn(recording: Recording, *, points: int) -> Drawn:
     return Drawn(
         step=[int(steps.step[i]) for i in chosen],
         peak=column(steps.peak),
-        host=column(np.maximum(steps.host_peak, steps.host)),
+        host=column(_beyond(np.maximum(steps.host_peak, steps.host), recording.source.base)),
         workers=column(np.where(steps.workers > 0, steps.workers, UNKNOWN)),
     )
+
+
+def _beyond(host: np.ndarray, base: int) -> np.ndarray:
+    """Bytes of the process beyond what it had before the first step, where both are known."""
+    beyond: np.ndarray = np.where(host >= 0, np.maximum(host - max(base, 0), 0), UNKNOWN)
+    return beyond
 
 
 def autopsy_title(autopsy: Autopsy) -> str:

@@ -36,7 +36,10 @@ def _recording_parts(recording: Recording, width: int) -> Iterator[RenderableTyp
     yield Text.assemble((name, _BOLD), (f"  {recording_rows.title(recording)}", _DIM))
     yield pairs(recording_rows.summary(recording))
     curve = recording_rows.drawn(recording, points=min(width, _POINTS))
-    for title, values in (("Peak of each step", curve.peak), ("Process, by the kernel", curve.host)):
+    for title, values in (
+        ("Peak of each step", curve.peak),
+        ("Process, beyond its start (kernel)", curve.host),
+    ):
         known = [value for value in values if value is not None]
         if len(known) > 1:
             yield from section(
@@ -107,6 +110,7 @@ def _autopsy_parts(autopsy: Autopsy) -> Iterator[RenderableType]:
     if autopsy.plan is not None:
         from .plan_terminal import plan_card
 
-        yield from section("A plan of that step that would have fitted", plan_card(autopsy.plan))
-    elif autopsy.no_plan:
+        fits = "that would have fitted" if autopsy.plan.fits else "with the lowest peak that was found"
+        yield from section(f"A plan of that step {fits}", plan_card(autopsy.plan))
+    if autopsy.no_plan:
         yield from section("No plan", Text(wording.plain(autopsy.no_plan)))
