@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from .explaining import difference as difference  # type: ignore[no-redef]
     from .explaining import explain as explain  # type: ignore[no-redef]
     from .fitting import fit as fit  # type: ignore[no-redef]
-    from .monitoring import watch  # type: ignore[no-redef]
+    from .monitoring import (
+        integrations,
+        watch,  # type: ignore[no-redef]
+    )
     from .predicting import largest_batch
     from .records import (
         Budget,
@@ -84,6 +87,7 @@ _HOMES = {
     "explain": "explaining",
     "export": "applying",
     "fit": "fitting",
+    "integrations": "monitoring",
     "largest_batch": "predicting",
     "read": "records",
     "resolve": "targets",
@@ -127,6 +131,7 @@ __all__ = [
     "explain",
     "export",
     "fit",
+    "integrations",
     "largest_batch",
     "read",
     "resolve",

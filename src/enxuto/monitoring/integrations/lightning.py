@@ -11,9 +11,7 @@ from .metrics import log_metrics
 from .session import Session, required
 
 
-def lightning_callback(
-    *, budget: str | int | None = None, log: str | os.PathLike[str] | None = None
-) -> Any:
+def lightning_callback(*, budget: str | int | None = None, log: str | os.PathLike[str] | None = None) -> Any:
     """A `Callback` that watches `fit`: `Trainer(callbacks=[lightning_callback()])`.
 
     Its `recording` is the run; every `log_every_n_steps` its `memory/...` numbers go to the trainer's loggers, as
@@ -51,7 +49,9 @@ class _Events:
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         self._session.begin(name=type(pl_module).__name__)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if self._session.run is None or trainer.global_step % max(trainer.log_every_n_steps, 1):
             return
         metrics = log_metrics(self._session.run)

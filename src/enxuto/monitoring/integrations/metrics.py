@@ -65,9 +65,7 @@ def logger(
 class _Paced:
     """Hands over the numbers of a step, at most every so many seconds."""
 
-    def __init__(
-        self, log: Callable[[dict[str, float], int], object], budget: int, seconds: float
-    ) -> None:
+    def __init__(self, log: Callable[[dict[str, float], int], object], budget: int, seconds: float) -> None:
         self._log, self._budget, self._seconds = log, budget, seconds
         self._next = 0.0
         self._highest: dict[str, float] = {}

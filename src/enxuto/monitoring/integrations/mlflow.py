@@ -20,4 +20,6 @@ def mlflow_logger(*, run_id: str | None = None, seconds: float = 5.0) -> Callabl
         MissingDependency: mlflow is not installed.
     """
     mlflow = required("mlflow", install="mlflow")
-    return logger(lambda metrics, step: mlflow.log_metrics(metrics, step=step, run_id=run_id), seconds=seconds)
+    return logger(
+        lambda metrics, step: mlflow.log_metrics(metrics, step=step, run_id=run_id), seconds=seconds
+    )

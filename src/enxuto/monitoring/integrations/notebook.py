@@ -8,7 +8,7 @@ from typing import Any
 
 from ...records import Step
 from ...records.log import Rows
-from ...reporting.live_card import live_fragment
+from ...reporting.fragment import live_fragment
 from ...units import parse_bytes
 from .session import required
 

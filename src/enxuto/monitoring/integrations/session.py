@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +22,7 @@ class Session:
     """
 
     def __init__(self, *, budget: str | int | None, log: str | os.PathLike[str] | None) -> None:
-        self._budget, self._log = budget, log
+        self._budget, self._log = budget, None if log is None else of_rank(Path(log))
         self._own = False
         self.run: Watch | None = None
 
@@ -45,6 +46,12 @@ class Session:
     def recording(self) -> Recording | None:
         """The run so far with what is wrong with it; None before it began."""
         return None if self.run is None else self.run.diagnosed()
+
+
+def of_rank(log: Path) -> Path:
+    """Among several ranks each writes its own: `log` becomes `log-rank1`."""
+    rank, ranks = os.environ.get("RANK"), int(os.environ.get("WORLD_SIZE", "1"))
+    return log if rank is None or ranks < 2 else log.with_name(f"{log.name}-rank{rank}")
 
 
 def watching() -> Watch | None:
