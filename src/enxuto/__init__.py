@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from .explaining import difference as difference  # type: ignore[no-redef]
     from .explaining import explain as explain  # type: ignore[no-redef]
     from .fitting import fit as fit  # type: ignore[no-redef]
-    from .monitoring import (
-        integrations,
-        watch,  # type: ignore[no-redef]
-    )
+    from .monitoring import integrations as integrations
+    from .monitoring import watch as watch  # type: ignore[no-redef]
     from .predicting import largest_batch
     from .records import (
         Budget,
