@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,6 +151,45 @@ def test_the_budget_is_raised_where_it_is_passed_and_the_run_may_go_on() -> None
     assert failure.handled and failure.budgeted
     assert (failure.updates, failure.batch) == (1, 4096)
     assert run.recording.ending is Ending.FINISHED
+
+
+def test_a_refused_allocation_is_a_failure_with_an_autopsy(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(RuntimeError, match="can't allocate memory"), ex.watch(model, optimizer) as run:
+        for _ in range(3):
+            model(torch.ones(8, 16)).square().mean().backward()
+            optimizer.step()
+        model(torch.empty(2**44, 16))
+    assert run.recording.ending is Ending.OUT_OF_MEMORY
+    (failure,) = run.recording.failures
+    assert "DefaultCPUAllocator" in failure.message
+    assert not failure.handled and not failure.budgeted
+    found = run.autopsy(tmp_path / "died", plan=False)
+    assert found is not None and found.no_plan == "not asked for"
+    assert found.receipt is not None and found.receipt.peak == run.recording.peak
+    assert sorted(path.name for path in (tmp_path / "died").iterdir()) == [
+        "autopsy.json",
+        "recording.json",
+        "report.html",
+    ]
+    assert ex.read(tmp_path / "died" / "autopsy.json") == replace(found, files=found.files)
+
+
+def test_an_autopsy_has_a_plan_that_would_have_fitted() -> None:
+    model = nn.Sequential(*[nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(6)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(OutOfBudget), ex.watch(model, optimizer, budget="400 KiB") as run:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.ones(512, 32)).square().mean().backward()
+            optimizer.step()
+    found = run.autopsy()
+    assert found is not None and found.plan is not None
+    assert found.plan.fits
+    assert found.plan.after.peak <= 400 * 1024 < found.plan.before.peak
+    assert [cause.id for cause in found.causes] == ["M01"]
+    assert "a plan of that step that would have fitted" in ex.to_text(found).lower()
 
 
 def test_a_callback_that_raises_is_dropped_and_said(capsys: pytest.CaptureFixture[str]) -> None:

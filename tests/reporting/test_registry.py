@@ -48,7 +48,7 @@ def test_errors_say_what_there_is() -> None:
         render(samples.explanation(), "pdf")
     with pytest.raises(
         UsageError,
-        match="'note' has no text form; these have: certificate, compressed, difference, explanation",
+        match="'note' has no text form; these have: autopsy, certificate, compressed, diagnosis, difference",
     ):
         to_text(Note())
     for form in FORMS:

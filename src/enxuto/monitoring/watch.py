@@ -500,6 +500,8 @@ class Watch(Listener):
         now = time.perf_counter()
         if recorded is None and not due and now - self._last_row < self._row_cost / _ROW_RATIO:
             return
+        workers = self._process.workers()
+        now = time.perf_counter()  # asking for the workers keeps to a share of the time by itself
         level = self._memory.take()
         host, host_peak = self._process.resident(), self._process.take_peak()
         for kind, pending in sorted(self._pending.items(), key=lambda each: each[1].step):
@@ -517,7 +519,7 @@ class Watch(Listener):
                 retries=level.retries,
                 host=host,
                 host_peak=host_peak,
-                workers=self._process.workers(),
+                workers=workers,
                 signature=self._signature(pending.shapes),
             )
             self._write(row)
