@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .explaining import difference as difference  # type: ignore[no-redef]
     from .explaining import explain as explain  # type: ignore[no-redef]
     from .fitting import fit as fit  # type: ignore[no-redef]
-    from .monitoring import watch  # type: ignore[no-redef]
+    from .monitoring import integrations as integrations
+    from .monitoring import watch as watch  # type: ignore[no-redef]
     from .predicting import largest_batch
     from .records import (
         Budget,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
         read,
         write,
     )
-    from .reporting import to_html, to_text, write_html
+    from .reporting import to_html, to_perfetto, to_text, write_html
     from .samples import Samples, Splits
     from .targets import resolve
     from .tracing import trace  # type: ignore[no-redef]
@@ -91,11 +92,13 @@ _HOMES = {
     "explain": "explaining",
     "export": "applying",
     "fit": "fitting",
+    "integrations": "monitoring",
     "largest_batch": "predicting",
     "read": "records",
     "resolve": "targets",
     "suggest": "comparing",
     "to_html": "reporting",
+    "to_perfetto": "reporting",
     "to_text": "reporting",
     "trace": "tracing",
     "units": "units",
@@ -137,11 +140,13 @@ __all__ = [
     "explain",
     "export",
     "fit",
+    "integrations",
     "largest_batch",
     "read",
     "resolve",
     "suggest",
     "to_html",
+    "to_perfetto",
     "to_text",
     "trace",
     "units",

@@ -20,8 +20,9 @@ from .failures import guarded
 from .fit import fit
 from .report import report
 from .run import run
+from .serve import serve
 
-COMMANDS = (certify, compare, compress, distil, explain, fit, report)
+COMMANDS = (certify, compare, compress, distil, explain, fit, report, serve)
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -13,7 +13,9 @@ def report(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A record that enxuto saved, the log of a run, or the folder of an autopsy."
+            metavar="FILE",
+            help="A record that enxuto saved, the log of a run, the folder of an autopsy, or a memory snapshot "
+            "of PyTorch.",
         ),
     ],
     html: Annotated[
@@ -21,22 +23,22 @@ def report(
     ] = None,
     perfetto: Annotated[
         Path | None,
-        typer.Option(metavar="OUT", help="Write a timeline as trace events, for ui.perfetto.dev."),
+        typer.Option(metavar="OUT", help="Write what has a clock as trace events, for ui.perfetto.dev."),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print it as JSON on standard output, and nothing else.")
     ] = False,
 ) -> None:
-    """Show a saved record: as a card, as JSON, as an HTML page, or a timeline in Perfetto."""
+    """Show a saved record: as a card, as JSON, as an HTML page, or in Perfetto."""
     from . import output
 
     output.check_writable(html, perfetto)
     record = _recorded(file)
     output.write_files(record, html=html)
     if perfetto is not None:
-        from ..reporting.trace_events import write_trace_events
+        from ..reporting import to_perfetto
 
-        write_trace_events(record, perfetto)
+        to_perfetto(record, perfetto)
         output.say_wrote(perfetto)
     if as_json or (html is None and perfetto is None):
         output.show(record, as_json=as_json)
@@ -44,11 +46,11 @@ def report(
 
 def _recorded(path: Path) -> Any:
     """The record in a file; of a folder, the autopsy in it or the run that it is the log of."""
-    from ..records import read
+    from ..records import is_snapshot, read, read_snapshot
     from ..records.log import read_log
 
     if not path.is_dir():
-        return read(path)
+        return read_snapshot(path) if is_snapshot(path) else read(path)
     if (path / "autopsy.json").is_file():
         return read(path / "autopsy.json")
     recording = read_log(path)

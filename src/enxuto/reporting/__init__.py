@@ -20,6 +20,7 @@ from ..records import (
     Plan,
     Recheck,
     Recording,
+    Snapshot,
     Timeline,
     Verdict,
 )
@@ -27,6 +28,7 @@ from . import fragment
 from .compressed_card import model_card
 from .compressed_rows import name_cut, name_settings
 from .registry import FORMS, print_record, register, render, to_html, to_text, write_html
+from .trace_events import to_perfetto
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -40,6 +42,7 @@ __all__ = [
     "register",
     "render",
     "to_html",
+    "to_perfetto",
     "to_text",
     "write_html",
 ]
@@ -129,6 +132,18 @@ def _autopsy_card(autopsy: Autopsy) -> RenderableType:
     return autopsy_card(autopsy)
 
 
+def _snapshot_card(snapshot: Snapshot) -> RenderableType:
+    from .snapshot_views import snapshot_card
+
+    return snapshot_card(snapshot)
+
+
+def _snapshot_page(snapshot: Snapshot) -> str:
+    from .snapshot_views import snapshot_page
+
+    return snapshot_page(snapshot)
+
+
 def _explanation_page(explanation: Explanation) -> str:
     from .html import page
 
@@ -197,3 +212,4 @@ register(
 register(Recording.kind, card=_recording_card, page=_recording_page)
 register(Diagnosis.kind, card=_diagnosis_card)
 register(Autopsy.kind, card=_autopsy_card)
+register(Snapshot.kind, card=_snapshot_card, page=_snapshot_page, fragment=fragment.snapshot_fragment)
