@@ -218,7 +218,8 @@ def compare_table() -> str:
     lines.append(
         f"\nMiB, predicted; bold: none beats it in training memory and accuracy. {len(errors)} peaks beside the "
         f"allocator's: {sum(error == 0 for error in errors)} equal, worst {max(errors):.3f} %. Compared in "
-        f"{content['seconds']:.0f} s, load {content['load'][0]:g} on {machine['cores']} cores; torch {machine['torch']}"
+        f"{content['seconds']:.0f} s ({content['cpu_seconds']:.0f} s of CPU) at load {content['load'][0]:g} on "
+        f"{machine['cores']} cores; torch {machine['torch']}"
     )
     return "\n".join(lines)
 
