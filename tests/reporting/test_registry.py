@@ -91,5 +91,5 @@ def test_importing_reporting_needs_neither_rich_nor_plotly_nor_torch() -> None:
         "fitted",
         "largest_batch",
     ]
-    kinds += ["plan", "recheck", "timeline", "verdict"]
+    kinds += ["memory-snapshot", "plan", "recheck", "timeline", "verdict"]
     assert done.stdout.strip() == str(kinds), done.stderr
