@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from enxuto.records import Cause
 from tests.monitoring.watched import run_watched
@@ -96,3 +97,20 @@ def assert_bytes(kind: str, cause: Cause) -> None:
         assert cause.per_step >= 4 * 32 * 64
     else:
         assert cause.per_step == 4 * 32 * 8
+
+
+def test_what_an_export_leaves_in_memory_is_no_tensor_of_the_run() -> None:
+    """Its fake tensors have symbols for sizes, which cannot be hashed."""
+    owner, body = LEAKS["list"]
+    sizes = torch.export.Dim("items", min=2)
+    left = torch.export.export(
+        torch.nn.Linear(4, 4), (torch.ones(3, 4),), dynamic_shapes={"input": {0: sizes}}
+    )
+    assert any("SymInt" in str(type(n)) for t in _fakes(left) for n in t.shape)
+    seen = run_watched(HEAD + body, "/nowhere/after_export.py")
+    assert not any("stopped watching" in line for line in seen.said)
+    assert [cause.owner for cause in seen.recording.causes if cause.id == "M03"] == [owner]
+
+
+def _fakes(program: torch.export.ExportedProgram) -> list[torch.Tensor]:
+    return [node.meta["val"] for node in program.graph.nodes if hasattr(node.meta.get("val"), "shape")]

@@ -338,8 +338,8 @@ def copies_of_weights(
     keys: dict[int, int] = {}
     sizes: list[int] = []
     for thing in gc.get_objects():
-        if not issubclass(type(thing), Tensor) or isinstance(thing, nn.Parameter):
-            continue
+        if not issubclass(type(thing), Tensor) or isinstance(thing, nn.Parameter | private.FakeTensor):
+            continue  # what an export leaves behind has shapes, some of them symbols, and no bytes
         if (tuple(thing.shape), thing.dtype) not in shapes or thing.layout is not torch.strided:
             continue
         key = private.storage_key(thing.untyped_storage())
