@@ -96,3 +96,17 @@ def assert_bytes(kind: str, cause: Cause) -> None:
         assert cause.per_step >= 4 * 32 * 64
     else:
         assert cause.per_step == 4 * 32 * 8
+
+
+def test_what_is_replaced_later_is_no_leak() -> None:
+    body = "window = []\nfor _ in range(30):\n    window = [*window[-1:], step()[0]]\n"
+    seen = run_watched(HEAD + body, "/nowhere/window.py")
+    assert seen.recording.causes == ()
+    assert seen.recording.retained == ()
+
+
+def test_what_is_bounded_is_no_leak() -> None:
+    body = "kept = collections.deque(maxlen=100)\nfor _ in range(30):\n    kept.append((step()[0].detach(), 1))\n"
+    seen = run_watched(HEAD + body, "/nowhere/bounded.py")
+    assert seen.recording.causes == ()
+    assert [(each.owner, each.limit) for each in seen.recording.retained] == [("kept", 100)]
