@@ -114,3 +114,17 @@ def test_what_an_export_leaves_in_memory_is_no_tensor_of_the_run() -> None:
 
 def _fakes(program: torch.export.ExportedProgram) -> list[torch.Tensor]:
     return [node.meta["val"] for node in program.graph.nodes if hasattr(node.meta.get("val"), "shape")]
+
+
+def test_what_is_replaced_later_is_no_leak() -> None:
+    body = "window = []\nfor _ in range(30):\n    window = [*window[-1:], step()[0]]\n"
+    seen = run_watched(HEAD + body, "/nowhere/window.py")
+    assert seen.recording.causes == ()
+    assert seen.recording.retained == ()
+
+
+def test_what_is_bounded_is_no_leak() -> None:
+    body = "kept = collections.deque(maxlen=100)\nfor _ in range(30):\n    kept.append((step()[0].detach(), 1))\n"
+    seen = run_watched(HEAD + body, "/nowhere/bounded.py")
+    assert seen.recording.causes == ()
+    assert [(each.owner, each.limit) for each in seen.recording.retained] == [("kept", 100)]

@@ -52,9 +52,9 @@ def run(
     from . import output
 
     output.check_writable(html, save)
+    limit = 0 if budget is None else parse_bytes(budget)
     if not script.is_file():
         raise UsageError(f"cannot run {script}: there is no such file")
-    limit = 0 if budget is None else parse_bytes(budget)
     session = _Session(script=script, arguments=arguments or [], budget=limit, log=_of_rank(log), quiet=quiet)
     after_import("torch", session.begin)
     error: BaseException | None = None

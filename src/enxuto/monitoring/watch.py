@@ -320,12 +320,14 @@ class Watch(Listener):
         self._quietly(self._end_span, time.perf_counter())
         self._quietly(self._drop_recorder)
         self._stack.close()
+        self._paused_at = time.perf_counter()
 
     def resume(self) -> None:
         """Look again, with everything that is known so far."""
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(observed_run(self))
         self._last_row = time.perf_counter()
+        self._began += self._last_row - self._paused_at  # what was not watched is no time of the run's
 
     def _finish(self, error: BaseException | None) -> None:
         now = time.perf_counter()
