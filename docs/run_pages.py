@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,13 +29,15 @@ CLOSE = 0.1
 
 def run(page: str) -> tuple[str, dict[str, str]]:
     """The page with its true outputs, and the pictures that it draws, by name."""
-    known: dict[str, object] = {"__name__": "__page__"}
+    module = sys.modules["page"] = types.ModuleType(
+        "page"
+    )  # so that its variables are found as a script's are
 
     def executed(block: re.Match[str]) -> str:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             line = page.count("\n", 0, block.start("code"))
-            exec(compile("\n" * line + block["code"], "<page>", "exec"), known)
+            exec(compile("\n" * line + block["code"], "page", "exec"), vars(module))
         output = f"\n```text\n{printed.getvalue()}```\n" if printed.getvalue() else ""
         return f"```python\n{block['code']}```\n{output}"
 
