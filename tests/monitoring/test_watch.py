@@ -240,6 +240,19 @@ def test_the_schedule_stays_within_its_share() -> None:
     assert schedule.wants(StepKind.UPDATE, "larger", elapsed, 1000)  # whatever it costs
 
 
+def test_a_long_pause_is_not_followed_by_many_recordings() -> None:
+    schedule = Schedule()
+    for step in range(30):
+        if schedule.wants(StepKind.UPDATE, "shapes", float(step), 100):
+            schedule.recorded("shapes", 0.5)
+    count = 0
+    for step in range(100):  # the laptop slept for a day
+        if schedule.wants(StepKind.UPDATE, "shapes", 86_400.0 + step, 100):
+            schedule.recorded("shapes", 0.5)
+            count += 1
+    assert count <= 3 + 100 * SHARE / 0.5
+
+
 def test_the_kernels_figures() -> None:
     process = Process()
     before = process.resident()

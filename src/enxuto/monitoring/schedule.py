@@ -17,6 +17,7 @@ SHARE = 0.02
 
 _EARLY = frozenset({1, 2, 3, 6, 12, 24})  # steps of a kind that are recorded at any cost
 _NEW_SHARE = 2 * SHARE  # what may be spent where the shapes are new
+_BURST = 2  # recordings that unused time allows, at most
 _LARGER = 1.1  # times the largest before
 _EVERY = 3  # recorded steps lie at least so far apart, so that what the last one left can be looked for
 
@@ -30,7 +31,7 @@ class Schedule:
 
     def __init__(self, *, share: float = SHARE) -> None:
         self.share = share
-        self.spent = 0.0
+        self.spent = 0.0  # seconds, or let go unused: a long pause shall not be followed by many recordings
         self._last_cost = 0.0
         self._steps: Counter[StepKind] = Counter()
         self._largest: Counter[StepKind] = Counter()
@@ -57,6 +58,7 @@ class Schedule:
         if not new and self._since < _EVERY:
             return False
         share = max(_NEW_SHARE, self.share) if new and self.share else self.share
+        self.spent = max(self.spent, self.share * elapsed - _BURST * self._last_cost)
         return self.spent + self._last_cost <= share * elapsed
 
     def recorded(self, shapes: Any, cost: float) -> None:
