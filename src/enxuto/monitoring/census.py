@@ -15,6 +15,7 @@ import logging
 import re
 import sys
 import sysconfig
+import time
 import types
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,7 @@ from .model_facts import Models
 _AGE = 3  # steps of the kind after which nothing of a healthy loop is left; a GAN has two updates a round
 _ALIVE = 2  # recorded steps that must have left something
 _KEPT = 8  # recorded steps that are remembered for each kind
+_LOOK_RATIO = 0.05  # of the time may go into looking, once the first look has named what grows
 _LOOKS = 6  # at one kind, at most; the gaps between them double
 _NODES = 20_000  # of one graph that are counted, at most
 _SMALL = 2  # bytes: less is no tensor worth a name
@@ -67,6 +69,7 @@ class Census:
     _steps: dict[StepKind, int] = field(default_factory=dict)
     _next: dict[StepKind, int] = field(default_factory=dict)
     _looks: dict[StepKind, int] = field(default_factory=dict)
+    _not_before: dict[StepKind, float] = field(default_factory=dict)  # on the clock of perf_counter
 
     @property
     def retained(self) -> list[Retained]:
@@ -99,10 +102,15 @@ class Census:
         steps = self._steps.get(kind, 0)
         if len(old) < _ALIVE or steps < self._next.get(kind, 0) or self._looks.get(kind, 0) >= _LOOKS:
             return []
+        began = time.perf_counter()
+        if began < self._not_before.get(kind, 0.0):
+            return []
         self.looked = True
         self._looks[kind] = self._looks.get(kind, 0) + 1
         self._next[kind] = max(steps + 8, 2 * steps)
         found = owners(old, models.all(), sites, step)
+        ended = time.perf_counter()
+        self._not_before[kind] = ended + (ended - began) / _LOOK_RATIO
         self.found |= {(each.owner, each.place, each.kind): each for each in found}
         return found
 
