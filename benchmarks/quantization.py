@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import platform
 import sys
 import tempfile
@@ -33,7 +34,6 @@ from enxuto.compressing.quantizing.affine import Affine
 from enxuto.compressing.quantizing.correcting import BiasCorrection, correct_biases
 from enxuto.compressing.quantizing.coverage import cover
 from enxuto.compressing.quantizing.equalising import Clip, Equalisation, equalise
-from enxuto.compressing.quantizing.fidelity import fidelity
 from enxuto.compressing.quantizing.graph import quiet
 from enxuto.compressing.quantizing.grids import Grid
 from enxuto.compressing.quantizing.layers import with_weights
@@ -42,6 +42,7 @@ from enxuto.compressing.quantizing.reconstructing import Reconstruction, reconst
 from enxuto.compressing.quantizing.sensitivity import Probe, sensitivity
 from enxuto.records.recipe import Calibration, Ranges, Recipe, Scheme
 from enxuto.samples import Samples
+from enxuto.verifying import fidelity
 
 RESULTS = Path(__file__).resolve().parent / "results" / "quantization.json"
 FRAIL = 4  # layers that stay in float32 where the most sensitive ones do
@@ -99,7 +100,7 @@ class Bench:
             top1=int((photos.argmax(1) == self.data.photos.targets).sum()),
             agreement=near.agreement,
             kl=near.kl,
-            sqnr_db=near.sqnr_db,
+            sqnr_db=math.inf if near.sqnr_db is None else near.sqnr_db,
             seconds=seconds,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,10 +124,73 @@ def compress_table() -> str:
         cells = [plain, best, *(f"{r:.1f}×; {a:.2%}; {u:.2%}" for r, a, u in (int8, ours))]
         lines.append(f"| {row['net']} | {' | '.join(cells)} |")
     machine = content["machine"]
+    if fast := fast_sentence():
+        lines.append(f"\n{fast}")
     lines.append(
         f"\ntorch {machine['torch']}, {machine['cpu']}; all rows: `python -m benchmarks.compress`, `.baselines`"
     )
     return "\n".join(lines)
+
+
+def fast_sentence() -> str:
+    """The net pruned for time, in one line; empty before it was measured."""
+    rows = json.loads((RESULTS / "compress.json").read_text()).get("fast", [])
+    return "\n".join(
+        f"{row['net']}, pruned to {row['macs_ratio']:.0%} of its MACs and not rounded: a run takes "
+        f"{row['confirmed'][1]:.2f} of float32's ({row['confirmed'][0]:.2f} to {row['confirmed'][2]:.2f}), "
+        f"{1 / row['confirmed'][1]:.1f} times faster; {row['accuracy']:.2%}; at most {row['upper_drop']:.2%} lost"
+        for row in rows
+    )
+
+
+def pretrained_table() -> str:
+    """`pretrained.json` as Markdown: published nets in 8 bits, ours beside the baselines."""
+    content = json.loads((RESULTS / "pretrained.json").read_text())
+    lines = [
+        "| net | | file, times smaller | right | at most lost | agreement | KL |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        if row["failed"]:
+            lines.append(f"| {row['net']} | {row['method']} | {row['failed'].split(':')[0]} | | | | |")
+            continue
+        method = f"{row['method']}: {row['settings']}" if row["settings"] else row["method"]
+        cells = f"{row['ratio']:.2f}× | {row['metric']:.2%} | {row['upper_drop']:.2%}"
+        lines.append(f"| {row['net']} | {method} | {cells} | {row['agreement']:.1%} | {row['kl']:.4f} |")
+    return "\n".join(lines)
+
+
+def migrate_table() -> str:
+    """`migrate.json` as Markdown: the teacher, the student taught and alone, and nets that train alone."""
+    content = json.loads((RESULTS / "migrate.json").read_text())
+    sizes = {size["net"]: size for size in content["sizes"]}
+    lean, teacher = sizes.pop("squeezenet_style"), sizes.pop(content["teacher"])
+    lines = ["| | file | training peak, SGD; AdamW | right answers | at most lost |", "|---|---|---|---|---|"]
+    lines.append(_net_line(f"{teacher['net']}, the teacher", teacher, teacher, _logged(teacher["net"]), "-"))
+    for student in content["students"]:
+        label = f"{lean['net']}, {student['run']}"
+        bound = f"{student['upper_drop']:.2%}, {student['decision']}"
+        lines.append(_net_line(label, lean, teacher, student["accuracy"], bound))
+    lines += [_net_line(f"{name}, alone", size, teacher, _logged(name), "-") for name, size in sizes.items()]
+    machine = content["machine"]
+    lines.append(
+        f"\nbytes of float32 .onnx files; test accuracies of 10,000; torch {machine['torch']}, {machine['cpu']}"
+    )
+    return "\n".join(lines)
+
+
+def _net_line(label: str, size: dict[str, Any], teacher: dict[str, Any], right: float, bound: str) -> str:
+    peaks = "; ".join(
+        f"{size[key] / 2**20:.1f} MiB ({teacher[key] / size[key]:.2f}×)" for key in ("sgd", "adamw")
+    )
+    file = f"{size['file'] / 1000:,.0f} kB ({teacher['file'] / size['file']:.1f}×)"
+    return f"| {label} | {file} | {peaks} | {right:.2%} | {bound} |"
+
+
+def _logged(net: str) -> float:
+    """The test accuracy in the log of a net's training."""
+    accuracy: float = json.loads((ROOT / "benchmarks" / "nets" / f"{net}.json").read_text())["test_accuracy"]
+    return accuracy
 
 
 def compare_table() -> str:
@@ -176,18 +240,21 @@ def _peak(row: Row | None) -> str:
 
 
 def main() -> int:
-    tables = {
-        "cpu_truth": cpu_truth_table(),
-        "cost": cost_table(),
-        "recompute": recompute_table(),
-        "guard": guard_table(),
-        "compress": compress_table(),
-        "compare": compare_table(),
+    tables: dict[str, Callable[[], str]] = {
+        "cpu_truth": cpu_truth_table,
+        "cost": cost_table,
+        "recompute": recompute_table,
+        "guard": guard_table,
+        "compress": compress_table,
+        "pretrained": pretrained_table,
+        "migrate": migrate_table,
+        "compare": compare_table,
     }
+    measured = {name: table() for name, table in tables.items() if (RESULTS / f"{name}.json").exists()}
     for name in ("README.md", "README.pt-BR.md"):
         path = ROOT / name
         text = path.read_text()
-        for table, content in tables.items():
+        for table, content in measured.items():
             block = f"<!-- table: {table} -->\n{content}\n<!-- end -->"
             pattern = rf"<!-- table: {table} -->.*?<!-- end -->"
             text = re.sub(pattern, lambda _, block=block: block, text, flags=re.S)

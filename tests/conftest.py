@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -14,3 +15,6 @@ os.environ["ENXUTO_CACHE"] = _CACHE  # before anything of enxuto is imported: th
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+gc.collect()
+gc.freeze()  # a trace collects garbage several times: not through every object of PyTorch again

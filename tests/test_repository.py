@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracing",),
     ("targets",),
     ("workload", "samples"),
-    ("architectures", "devices"),
+    ("architectures", "devices", "serving"),
     ("reporting",),
     ("records",),
     ("units", "_torch_private"),

@@ -1,4 +1,4 @@
-"""Three small nets for grey pictures of 28 by 28: a fat one, one with shortcuts, and one that is lean already.
+"""Small nets for grey pictures of 28 by 28: a fat one, one with shortcuts, one lean in its file, one lean in training.
 
 Made of plain modules (convolution, batch norm, ReLU or ReLU6, linear), so that every exporter and every pruner
 knows them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 PICTURE = (1, 28, 28)
@@ -128,4 +129,49 @@ def mobilenet_style() -> nn.Sequential:
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Linear(160, KINDS),
+    )
+
+
+class Fire(nn.Module):
+    """A 1x1 squeeze, 1x1 and 3x3 expansions side by side, batch norm, and a bypass where the shapes allow.
+
+    Iandola et al., "SqueezeNet" (2016), sections 3 and 6, https://arxiv.org/abs/1602.07360. The bypass is added before
+    the last ReLU, where autograd keeps nothing more for it.
+    """
+
+    def __init__(self, inputs: int, squeeze: int, expand: int) -> None:
+        super().__init__()
+        self.squeeze = conv_bn(inputs, squeeze, 1, act=nn.ReLU())
+        self.point = nn.Conv2d(squeeze, expand, 1, bias=False)
+        self.patch = nn.Conv2d(squeeze, expand, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(2 * expand)
+        self.relu = nn.ReLU()
+        self.has_bypass = inputs == 2 * expand
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [batch, inputs, h, w] to [batch, 2 * expand, h, w]."""
+        squeezed = self.squeeze(x)
+        out = self.norm(torch.cat([self.point(squeezed), self.patch(squeezed)], 1))
+        answer: Tensor = self.relu(out + x if self.has_bypass else out)
+        return answer
+
+
+def squeezenet_style() -> nn.Sequential:
+    """SqueezeNet with bypasses and batch norm: five fire modules, four of them on pictures of 7 x 7 and 4 x 4.
+
+    Few channels where pictures are large, for these are what training keeps. Maps [batch, 1, 28, 28] to logits
+    [batch, 10].
+    """
+    return nn.Sequential(
+        conv_bn(1, 32, stride=2, act=nn.ReLU()),  # 14 x 14
+        Fire(32, 16, 24),
+        nn.MaxPool2d(3, 2, 1),  # 7 x 7
+        Fire(48, 32, 64),
+        Fire(128, 32, 64),
+        nn.MaxPool2d(3, 2, 1),  # 4 x 4
+        Fire(128, 64, 128),
+        Fire(256, 64, 128),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(256, KINDS),
     )

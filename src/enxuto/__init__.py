@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .explaining import difference as difference  # type: ignore[no-redef]
     from .explaining import explain as explain  # type: ignore[no-redef]
     from .fitting import fit as fit  # type: ignore[no-redef]
+    from .monitoring import integrations as integrations
+    from .monitoring import watch as watch  # type: ignore[no-redef]
     from .predicting import largest_batch
     from .records import (
         Budget,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
         Numerics,
         Phase,
         Plan,
+        Recording,
         Scenario,
         Timeline,
         Verdict,
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
         read,
         write,
     )
-    from .reporting import to_html, to_text, write_html
+    from .reporting import to_html, to_perfetto, to_text, write_html
     from .samples import Samples, Splits
     from .targets import resolve
     from .tracing import trace  # type: ignore[no-redef]
@@ -72,6 +75,7 @@ _HOMES = {
     "Numerics": "records",
     "Phase": "records",
     "Plan": "records",
+    "Recording": "records",
     "Samples": "samples",
     "Scenario": "records",
     "Splits": "samples",
@@ -88,14 +92,17 @@ _HOMES = {
     "explain": "explaining",
     "export": "applying",
     "fit": "fitting",
+    "integrations": "monitoring",
     "largest_batch": "predicting",
     "read": "records",
     "resolve": "targets",
     "suggest": "comparing",
     "to_html": "reporting",
+    "to_perfetto": "reporting",
     "to_text": "reporting",
     "trace": "tracing",
     "units": "units",
+    "watch": "monitoring",
     "write": "records",
     "write_html": "reporting",
 }
@@ -116,6 +123,7 @@ __all__ = [
     "Numerics",
     "Phase",
     "Plan",
+    "Recording",
     "Samples",
     "Scenario",
     "Splits",
@@ -132,14 +140,17 @@ __all__ = [
     "explain",
     "export",
     "fit",
+    "integrations",
     "largest_batch",
     "read",
     "resolve",
     "suggest",
     "to_html",
+    "to_perfetto",
     "to_text",
     "trace",
     "units",
+    "watch",
     "write",
     "write_html",
 ]

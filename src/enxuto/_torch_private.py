@@ -6,6 +6,7 @@ Tested on torch 2.13 and 2.14. Nothing here runs at import beyond looking the na
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -38,7 +39,10 @@ __all__ = [
     "TorchDispatchMode",
     "UnsupportedFakeTensorException",
     "backward_node",
+    "dispatch_modes",
+    "dump_cuda_snapshot",
     "hook_saved_number",
+    "hooks_allowed",
     "is_traceable_wrapper_subclass",
     "node_sequence",
     "observed_backward",
@@ -46,6 +50,7 @@ __all__ = [
     "observed_rng_states",
     "pytree",
     "refused_clipping",
+    "saved_tensor_hooks",
     "storage_key",
     "suspended_saved_tensor_hooks",
     "tensor_hooks",
@@ -135,6 +140,33 @@ def node_sequence(node: Any) -> int:
     number = getattr(node, "_sequence_nr", None)
     # AccumulateGrad nodes carry 2^64 - 1: they were made by no op
     return -1 if number is None or (value := number()) >= 2**63 else int(value)
+
+
+def dispatch_modes() -> int:
+    """How many dispatch modes are active in this thread; 0 where torch does not tell."""
+    count: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 0)
+    return count()
+
+
+def dump_cuda_snapshot(path: os.PathLike[str]) -> bool:
+    """Write the CUDA allocator's snapshot in PyTorch's own format, for its memory viewer; whether it could be."""
+    dump = getattr(torch.cuda.memory, "_dump_snapshot", None)
+    if dump is None or not torch.cuda.is_initialized():
+        return False
+    dump(os.fspath(path))
+    return True
+
+
+def saved_tensor_hooks() -> Any:
+    """The pack and unpack hooks that a tensor saved now would go through, None where there are none."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda ignore: None)
+    return top(True)
+
+
+def hooks_allowed() -> bool:
+    """Whether hooks for saved tensors may be installed now: not inside of torch.func's transforms."""
+    allowed = getattr(torch._C._autograd, "_saved_tensors_hooks_is_enabled", lambda: True)
+    return bool(allowed())
 
 
 def takes_tensor(argument: Any) -> bool:

@@ -25,6 +25,12 @@ class MissingDependency(UsageError):
     """An optional package is needed; the message holds the command that installs it."""
 
 
+class OutOfBudget(EnxutoError, MemoryError):
+    """A watched run reached the soft budget that it was given; raised where it happened, before memory is out."""
+
+    exit_code = 1
+
+
 class UndecidableError(EnxutoError):
     """The question has no honest answer here, for instance a dry trace of a data-dependent model."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from enxuto.cli import main
-from enxuto.records import Compressed, from_json
+from enxuto.records import Compressed, Scheme, from_json
 
 pytest.importorskip("onnxruntime")
 
@@ -72,6 +72,22 @@ def test_the_card_says_what_it_became(folder: Path, capsys: pytest.CaptureFixtur
     for expected in ("blobs", "int8", "accepted"):
         assert expected in shown
     assert "<html" in (folder / "page.html").read_text()
+
+
+def test_agreement_needs_no_labels(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--data", "train.py:unlabelled", "--agreement", "--file", "3kB", "--max-drop", "2%", "--json")
+    assert run(*options) == 0
+    found = from_json(capsys.readouterr().out, expect=Compressed)
+    assert (found.original.metric, found.original.agreement) == (1.0, 1.0)
+
+
+def test_prune_only_rounds_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        run("--data", "train.py:samples", "--prune-only", "--file", "6kB", "--max-drop", "2%", "--json") == 0
+    )
+    found = from_json(capsys.readouterr().out, expect=Compressed)
+    made = [row.settings.recipe.default for row in found.candidates if row.settings]
+    assert made and set(made) == {Scheme.FLOAT32}
 
 
 def test_what_nothing_keeps_is_exit_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

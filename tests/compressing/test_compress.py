@@ -12,11 +12,27 @@ from torch import nn
 from torch.nn import functional as F
 
 import enxuto as ex
-from enxuto.compressing import Effort, compress, compression, levels
+from enxuto.compressing import Effort, answered_by, compress, compression, levels, search
 from enxuto.compressing.distilling import Distillation
+from enxuto.compressing.making import Making
 from enxuto.compressing.runtimes.tuning import Grid
-from enxuto.errors import UsageError, UserCodeError
-from enxuto.records import Candidate, Compressed, Decision, Limits, OptimizationLevel, Repair, read
+from enxuto.compressing.search import Search
+from enxuto.errors import EnxutoError, UsageError, UserCodeError
+from enxuto.records import (
+    Candidate,
+    Compressed,
+    Coverage,
+    CutKind,
+    Decision,
+    Limits,
+    OptimizationLevel,
+    Quartiles,
+    Recipe,
+    Repair,
+    Scheme,
+    Settings,
+    read,
+)
 from enxuto.samples import Samples, Splits
 from examples.digits import load_digits
 
@@ -25,6 +41,9 @@ pytest.importorskip("onnxruntime")
 QUICK = Effort(
     step=0.4, least=0.3, refine=0, distillation=Distillation(epochs=1), spared=(), fine_tune=False, pairs=3
 )
+
+
+PARTS = ("calibrate", "choose", "certify")
 
 
 class Small(nn.Module):
@@ -197,6 +216,113 @@ def test_limits_stop_the_search_where_they_are_kept(tmp_path: Path) -> None:
     compressed = compress(trained(), digits(), out=tmp_path, limits=limits, effort=QUICK)
     assert [row.settings.kept_ratio for row in compressed.candidates[1:] if row.settings] == [1.0]
     assert compressed.chosen == 1
+
+
+def test_large_linear_layers_are_tried_in_4_bits_and_low_rank(found: tuple[Compressed, Path]) -> None:
+    """`hidden` holds nearly all parameters; `last` is too small to pay."""
+    whole = [row for row in found[0].candidates if row.settings and not row.settings.cuts]
+    eight, *four = whole
+    assert four
+    for row in four:
+        assert row.settings is not None
+        assert [(o.name, o.scheme) for o in row.settings.recipe.overrides] == [
+            ("hidden.weight", Scheme.WEIGHT4)
+        ]
+        # half of its bytes, but for scales: 4 bytes for each block of 32, or for each of 32 channels
+        assert eight.weight_bytes - 9216 <= row.weight_bytes <= eight.weight_bytes - 9216 + 2500
+        assert row.file_bytes < eight.file_bytes
+    kinds = {row.settings.cuts[-1].kind for row in found[0].candidates if row.settings and row.settings.cuts}
+    assert kinds == {CutKind.PARAMETERS, CutKind.LOW_RANK}
+    assert not any("not tried" in note for note in found[0].notes)
+
+
+def test_a_net_without_large_linear_layers_says_what_was_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_LARGE", 20_000)
+    compressed = compress(
+        trained(), digits(), out=tmp_path, limits=Limits(max_drop=0.03), effort=replace(QUICK, least=0.9)
+    )
+    assert "low rank and 4 bits: not tried, large linear layers hold 0% of the parameters" in compressed.notes
+    assert all(not row.settings.recipe.overrides for row in compressed.candidates if row.settings)
+
+
+def test_a_step_that_does_not_fit_the_network_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(self: Making, model: nn.Module, settings: Settings, path: Path) -> Coverage:
+        if settings.recipe.overrides:
+            raise EnxutoError("onnxruntime could not quantize this graph")
+        return made_by(self, model, settings, path)
+
+    made_by = Making.make
+    monkeypatch.setattr(Making, "make", make)
+    compressed = compress(
+        trained(), digits(), out=tmp_path, limits=Limits(max_drop=0.03), effort=replace(QUICK, least=0.9)
+    )
+    assert compressed.artefact is not None
+    assert len(compressed.candidates) == 2  # the original, and int8
+    assert "int8, 1 layer in 4-bit weights: onnxruntime could not quantize this graph" in compressed.notes
+
+
+@pytest.fixture
+def timed_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run takes as long as its file is large: latency that a busy machine does not change."""
+
+    def latency(self: Search, path: Path, flags: object) -> Quartiles:
+        ratio = path.stat().st_size / self._file(None, "onnx").stat().st_size
+        return Quartiles(lower=ratio, median=ratio, upper=ratio, runs=1)
+
+    monkeypatch.setattr(Search, "latency", latency)
+
+
+@pytest.mark.usefixtures("timed_by_size")
+def test_a_limit_on_time_cuts_macs_and_may_round_nothing(tmp_path: Path) -> None:
+    effort = replace(QUICK, step=0.6, least=0.1, schemes=(Scheme.FLOAT32,))
+    limits = Limits(latency_ratio=0.95, max_drop=0.5)
+    compressed = compress(trained(), digits(), out=tmp_path, limits=limits, effort=effort)
+    artefact = compressed.artefact
+    assert artefact is not None and artefact.settings is not None and artefact.latency is not None
+    assert {cut.kind for cut in artefact.settings.cuts} == {CutKind.MACS}
+    assert artefact.settings.recipe == Recipe(default=Scheme.FLOAT32)
+    assert artefact.covered_ratio == 0
+    assert artefact.latency.median <= 0.95
+    made = [row.settings for row in compressed.candidates if row.settings]
+    assert all(settings.cuts and settings.recipe.default is Scheme.FLOAT32 for settings in made)
+
+
+@pytest.mark.usefixtures("timed_by_size")
+def test_what_the_limits_lack_is_cut(tmp_path: Path) -> None:
+    """8 bits are fast enough here: the file is what is too large still, so parameters go."""
+    limits = Limits(latency_ratio=0.9, file=16_000, max_drop=0.5)
+    compressed = compress(
+        trained(), digits(), out=tmp_path, limits=limits, effort=replace(QUICK, schemes=(Scheme.STATIC8,))
+    )
+    cuts = [cut.kind for row in compressed.candidates if row.settings for cut in row.settings.cuts]
+    assert cuts and set(cuts) == {CutKind.PARAMETERS}
+
+
+def test_without_labels_agreement_is_kept_and_certified(tmp_path: Path) -> None:
+    given = answered_by(
+        trained(),
+        Splits(**{name: Samples(part.inputs) for name, part in zip(PARTS, digits_parts(), strict=True)}),
+    )
+    assert isinstance(given, Splits)
+    compressed = compress(
+        trained(),
+        given,
+        out=tmp_path,
+        limits=Limits(file=30_000, max_drop=0.03),
+        effort=replace(QUICK, least=0.9),
+    )
+    artefact, certificate = compressed.artefact, compressed.certificate
+    assert artefact is not None and certificate is not None
+    assert certificate.original.metric == 1.0
+    assert artefact.drop == pytest.approx(1 - (artefact.agreement or 0))
+
+
+def digits_parts() -> tuple[Samples, Samples, Samples]:
+    return digits().calibrate, digits().choose, digits().certify
 
 
 def test_repairs_are_tried_where_rounding_hurts(tmp_path: Path) -> None:

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from enxuto.errors import UsageError
-from enxuto.records import OnnxRuntimeFlags, OptimizationLevel
+from enxuto.records import OnnxRuntimeFlags, OptimizationLevel, Recipe, Scheme
+from enxuto.samples import Samples
 
 pytest.importorskip("onnxruntime", reason="the compress extra is not installed")
 from enxuto.compressing import ram
-from enxuto.compressing.ram import Use, Weight, forecast_ram
+from enxuto.compressing.making import export, folded_or_plain
+from enxuto.compressing.ram import Use, Weight, forecast_module, forecast_ram
 from enxuto.compressing.runtimes.measuring import measure
 from enxuto.compressing.runtimes.onnx_runtime import OnnxRuntime
+from tests.compressing import workloads
 from tests.compressing.chains import write_convolutions, write_matrices
 
 MIB = 2**20
@@ -132,3 +136,29 @@ def _measured(path: Path, shape: tuple[int, ...], flags: OnnxRuntimeFlags) -> in
         run = path.with_name("prepared.onnx")
         used.prepare(path, flags, run)
     return measure(run, np.zeros(shape, np.float32), runtime=used, flags=flags, runs=2).above_base_bytes
+
+
+@pytest.mark.parametrize("recipe", [None, Recipe(default=Scheme.STATIC8), Recipe(default=Scheme.WEIGHT8)])
+def test_a_module_is_forecast_as_the_file_that_it_would_be(recipe: Recipe | None, tmp_path: Path) -> None:
+    net, x = workloads.Classifier().train(), torch.rand(1, 1, 8, 8)
+    found = forecast_module(net, x, recipe=recipe, base_bytes=5)
+    path = tmp_path / "net.onnx"
+    export(folded_or_plain(net), Samples((x,)), recipe or Recipe(default=Scheme.FLOAT32), path)
+    assert found == forecast_ram(path, [(1, 1, 8, 8)], base_bytes=5)
+    assert net.training
+    if recipe is not None:
+        assert found.weights < forecast_module(net, x).weights
+
+
+def test_float_biases_beside_int8_count_and_others_do_not(tmp_path: Path) -> None:
+    """Each is quantized while the file is loaded, by five nodes more."""
+
+    def graph(bias: bool, recipe: Recipe) -> int:
+        torch.manual_seed(0)
+        convolutions = [torch.nn.Conv2d(4, 4, 3, bias=bias) for _ in range(3)]
+        net = torch.nn.Sequential(*convolutions).eval()
+        return forecast_module(net, torch.rand(1, 4, 9, 9), recipe=recipe).graph
+
+    static, weights = Recipe(default=Scheme.STATIC8), Recipe(default=Scheme.WEIGHT8, smallest=1)
+    assert graph(True, static) - graph(False, static) == ram._FIRST_BIAS + 3 * ram._BIAS
+    assert graph(True, weights) == graph(False, weights)

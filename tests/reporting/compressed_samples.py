@@ -12,6 +12,8 @@ from enxuto.records import (
     Certificate,
     Compressed,
     Counts,
+    Cut,
+    CutKind,
     Judged,
     LayerNeed,
     Limits,
@@ -41,7 +43,8 @@ ENTROPY = replace(INT8, calibration=Calibration(ranges=Ranges.ENTROPY))
 
 
 def made(kept: float, recipe: Recipe, *repairs: Repair) -> Settings:
-    return Settings(kept_ratio=kept, repairs=repairs, recipe=recipe)
+    cuts = () if kept == 1 else (Cut(kind=CutKind.PARAMETERS, kept_ratio=kept),)
+    return Settings(cuts=cuts, repairs=repairs, recipe=recipe)
 
 
 def candidate(

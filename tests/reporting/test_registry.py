@@ -48,7 +48,7 @@ def test_errors_say_what_there_is() -> None:
         render(samples.explanation(), "pdf")
     with pytest.raises(
         UsageError,
-        match="'note' has no text form; these have: certificate, comparison, compressed, difference",
+        match="'note' has no text form; these have: autopsy, certificate, comparison, compressed, diagnosis",
     ):
         to_text(Note())
     for form in FORMS:
@@ -91,5 +91,5 @@ def test_importing_reporting_needs_neither_rich_nor_plotly_nor_torch() -> None:
         "fitted",
         "largest_batch",
     ]
-    kinds += ["plan", "recheck", "timeline", "verdict"]
+    kinds += ["memory-snapshot", "plan", "recheck", "timeline", "verdict"]
     assert done.stdout.strip() == str(kinds), done.stderr

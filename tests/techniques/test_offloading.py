@@ -10,7 +10,7 @@ from torch import nn
 
 from enxuto.errors import UsageError
 from enxuto.planning import Replay
-from enxuto.records import Offload
+from enxuto.records import Offload, Phase
 from enxuto.techniques import Refused, edited, offloading
 from enxuto.techniques.checkpointing import calls_by_path
 from enxuto.testing import check_timeline
@@ -43,6 +43,20 @@ def test_what_goes_to_the_host_is_simulated_to_the_byte(name: str) -> None:
             check_timeline(check_technique(NETS[name], actions, plain=plain(name)))
             checked += 1
     assert checked
+
+
+@pytest.mark.parametrize("name", ["gpt", "unet"])
+def test_what_is_found_lowers_what_a_gpu_keeps_and_can_be_traced(name: str) -> None:
+    step = plain(name)
+    candidates, refused = offloading.find(step)
+    assert candidates
+    assert not {c.action.module for c in candidates} & {module for module, _ in refused}
+    turn = next(span.start for span in step.phases if span.phase is Phase.BACKWARD)
+    for candidate in candidates:
+        freed = step.curve[turn] - edited(step, candidate.edit).curve[turn]
+        assert step.peak / 2000 <= freed <= candidate.moved
+    dearest = max(candidates, key=lambda c: c.moved)
+    check_technique(NETS[name], [dearest.action], plain=step)
 
 
 def test_the_device_s_peak_falls_by_what_waits_on_the_host() -> None:

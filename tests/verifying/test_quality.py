@@ -18,7 +18,7 @@ import enxuto as ex
 from enxuto.errors import UndecidableError, UsageError, UserCodeError
 from enxuto.records import Counts, Decision, Outcome, Scores
 from enxuto.samples import Samples
-from enxuto.verifying import Ledger, Runnable, certify, fidelity, needed_samples, recheck, top1
+from enxuto.verifying import Ledger, Runnable, answered, certify, fidelity, needed_samples, recheck, top1
 
 CLASSES = 4
 
@@ -422,6 +422,19 @@ def test_scores_may_round_otherwise_and_no_more() -> None:
     assert moved(1e-5 * slack).holds and not moved(0.01 * slack).holds
 
 
+def test_answered_samples_are_labelled_by_the_model_itself() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.9)).train()
+    samples = answered(model, torch.randn(30, 4))
+    assert samples.targets is not None
+    assert torch.equal(samples.targets, model[0](samples.inputs[0]).argmax(1))
+    assert model.training
+    other = certify(model, nn.Linear(4, 5), samples, tolerance=0.9)
+    assert (other.original.metric, other.metric) == (1.0, "top1")
+    with pytest.raises(UsageError, match="classes"):
+        answered(nn.Linear(4, 1), torch.randn(3, 4))
+
+
 # ---- Fidelity ----------------------------------------------------------------------------------------------
 
 
@@ -435,6 +448,13 @@ def test_fidelity_by_its_definitions() -> None:
     noise = ((was - now) ** 2).sum() / (was**2).sum()
     assert found.sqnr_db == pytest.approx(-10 * math.log10(float(noise)))
     assert found.n == 50
+
+
+def test_fidelity_of_equal_and_opposite_outputs() -> None:
+    logits = torch.tensor([[4.0, 0.0], [0.0, 4.0]])
+    same, other = fidelity(logits, logits), fidelity(logits, -logits)
+    assert (same.kl, same.agreement, same.sqnr_db) == (0.0, 1.0, None)
+    assert (other.agreement, other.sqnr_db) == (0.0, pytest.approx(-20 * math.log10(2)))
 
 
 @given(st.floats(-3, 3), st.floats(1e-3, 1))

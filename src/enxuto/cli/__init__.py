@@ -14,12 +14,15 @@ from .. import __version__
 from .certify import certify
 from .compare import compare
 from .compress import compress
+from .distil import distil
 from .explain import explain
 from .failures import guarded
 from .fit import fit
 from .report import report
+from .run import run
+from .serve import serve
 
-COMMANDS = (certify, compare, compress, explain, fit, report)
+COMMANDS = (certify, compare, compress, distil, explain, fit, report, serve)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +34,10 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command(no_args_is_help=True)(command)
+# what comes after the script is the script's
+app.command(
+    no_args_is_help=True, context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False}
+)(run)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -104,7 +104,7 @@ def certify(
             )
     output.write_files(record, save=save)
     output.show(record, as_json=as_json)
-    raise typer.Exit(_exit_code(record))
+    raise typer.Exit(exit_code(record))
 
 
 def _given(target: str | None, model: Path | None, data: str | None, metric: str | None) -> dict[str, Any]:
@@ -121,8 +121,15 @@ def _given(target: str | None, model: Path | None, data: str | None, metric: str
 
 def _original(target: str) -> Any:
     """The original: an artefact by its file, or the module of a Workload."""
-    if target.endswith(".onnx"):
-        return _predictor(Path(target))
+    return _predictor(Path(target)) if target.endswith(".onnx") else built(target)
+
+
+def built(target: str) -> Any:
+    """The module that a TARGET's Workload builds.
+
+    Raises:
+        UserCodeError: its `model()` raised.
+    """
     from ..errors import UserCodeError
     from ..targets import resolve
 
@@ -159,7 +166,7 @@ def tolerance(text: str, *, own_metric: bool) -> float:
     return drop
 
 
-def _exit_code(record: Certificate | Recheck) -> int:
+def exit_code(record: Certificate | Recheck) -> int:
     """0 accepted, 1 rejected or no longer true, 3 undecidable."""
     from ..records import Certificate, Decision
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +57,16 @@ def compress(
     lower_is_better: Annotated[
         bool, typer.Option("--lower-is-better", help="Of the metric: it is a loss.")
     ] = False,
+    agreement: Annotated[
+        bool,
+        typer.Option(
+            "--agreement",
+            help="Labels are what the original says: keep agreement with it; needs none in --data.",
+        ),
+    ] = False,
+    prune_only: Annotated[
+        bool, typer.Option("--prune-only", help="Round nothing: weights stay in 32 bits.")
+    ] = False,
     out: Annotated[
         Path,
         typer.Option(
@@ -93,20 +104,24 @@ def compress(
 
     limits = _limits(file, gzip, ram, max_latency, tolerance(max_drop or "1%", own_metric=metric is not None))
     with progress() as say:
+        from ..compressing import answered_by
         from ..compressing import compress as run
         from ..compressing.distilling import Distillation
         from ..compressing.search import Effort
+        from ..records import Scheme
         from ..targets import load, resolve
 
+        work, given = resolve(target), load(data, made=True)
+        effort = Effort(distillation=Distillation(epochs=epochs), seconds=time_limit)
         found = run(
-            resolve(target),
-            load(data, made=True),
+            work,
+            answered_by(work, given) if agreement else given,
             out=out,
             limits=limits,
             train=None if train is None else load(train, made=True),
             metric=None if metric is None else load(metric),
             higher_is_better=not lower_is_better,
-            effort=Effort(distillation=Distillation(epochs=epochs), seconds=time_limit),
+            effort=replace(effort, schemes=(Scheme.FLOAT32,)) if prune_only else effort,
             smallest=True if smallest else None,
             finalists=finalists,
             seed=seed,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..errors import UsageError
+from .situations import is_situation, situation
 
 if TYPE_CHECKING:
     from ..records import Difference, Explanation, LargestBatch, Timeline
@@ -24,7 +25,7 @@ def explain(
         typer.Argument(
             metavar="TARGET",
             help="What to run: file.py:name, pkg.mod:name, zoo:NAME?batch=32, timm:NAME or hf:CONFIG; "
-            "or a saved record, FILE.json.",
+            "a saved record, FILE.json; or a situation, M03, whose page is printed.",
             show_default=False,
         ),
     ] = "",
@@ -77,6 +78,10 @@ def explain(
         raise UsageError("--budget goes with --solve batch")
     record: Any
     output.check_writable(html, save, timeline)
+    if is_situation(target):
+        _refuse("a situation's page is printed as it is", {**run_options, "--html": html is not None})
+        print(situation(target), end="")
+        return
     if diff is not None:
         _refuse("--diff compares saved explanations", {**run_options, f"TARGET {target}": bool(target)})
         record = _difference(*diff)

@@ -9,12 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .compression import compress
+    from .compression import answered_by, compress
     from .search import Effort
 
-_HOMES = {"Effort": "search", "compress": "compression"}
+_HOMES = {"Effort": "search", "answered_by": "compression", "compress": "compression"}
 
-__all__ = ["Effort", "compress"]
+__all__ = ["Effort", "answered_by", "compress"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-#: `BFCArena` in onnxruntime/core/framework/bfc_arena.h and allocator.h: sizes are rounded up to 256 bytes, the first
-#: region is at least 1 MiB, later ones start at 2 MiB and double whenever one is added.
+#: `BFCArena` in onnxruntime/core/framework/bfc_arena.h: `kMinAllocationSize`, to whose multiples sizes are rounded up;
+#: `DEFAULT_INITIAL_CHUNK_SIZE_BYTES`, the least of the first region; `DEFAULT_MAX_DEAD_BYTES_PER_CHUNK`, more than
+#: which a chunk never wastes. The strategy is `ArenaExtendStrategy::kNextPowerOfTwo` (arena_extend_strategy.h).
+#: `DEFAULT_INITIAL_GROWTH_CHUNK_SIZE_BYTES` (2 MiB) counts only after `Shrink`, which nobody asks for here.
 _ROUND = 256
 _FIRST_REGION = 2**20
-_GROWTH = 2 * 2**20
+_MOST_WASTED = 128 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +190,8 @@ class _Region:
 
 
 class _Arena:
-    """onnxruntime's BFCArena: best fit in doubling regions, chunks split only where half would be left over."""
+    """onnxruntime's BFCArena: best fit (`FindChunkPtr`) in doubling regions (`Extend`); a chunk is split where half of
+    it would be left over (`SplitFreeChunkFromBin`), and merged with free neighbours (`Coalesce`); bfc_arena.cc."""
 
     def __init__(self) -> None:
         self.regions: list[_Region] = []
@@ -198,7 +201,7 @@ class _Arena:
         """A chunk, all of whose `size` bytes are written."""
         rounded = _rounded(size)
         chunk = self._fitting(rounded) or self._extended(rounded)
-        if chunk.size >= 2 * rounded:
+        if chunk.size >= 2 * rounded or chunk.size - rounded >= _MOST_WASTED:
             rest = _Chunk(chunk.region, chunk.offset + rounded, chunk.size - rounded, True)
             chunk.region.chunks.insert(chunk.region.chunks.index(chunk) + 1, rest)
             chunk.size = rounded
@@ -228,9 +231,7 @@ class _Arena:
             self._next *= 2
         region = _Region(self._next)
         region.chunks.append(_Chunk(region, 0, self._next, True))
-        if not self.regions:
-            self._next = max(self._next, _GROWTH)
-        elif not grown:
+        if not grown:
             self._next *= 2
         self.regions.append(region)
         return region.chunks[0]

@@ -30,7 +30,7 @@ from ..records import (
 )
 from ..reporting import model_card
 from ..samples import Samples, Splits
-from ..verifying import Ledger, certify
+from ..verifying import Ledger, answered, certify
 from ..verifying.quality import Metric
 from ..workload import Workload
 from .judging import Judge, as_executed
@@ -141,6 +141,24 @@ def compress(
         )
         write_atomically(folder / "README.md", card.encode())
     return found
+
+
+def answered_by(work: Workload | nn.Module, data: Any) -> Samples | Splits:
+    """Data labelled by the network itself, for `compress` where there are no labels: what it then keeps is agreement.
+
+    Args:
+        work: the trained network, as for `compress`.
+        data: inputs, as `Samples.of` takes them, or `Splits`; targets are not read.
+
+    Raises:
+        UsageError: its outputs are no scores of classes.
+        UserCodeError: it raised.
+    """
+    model, _ = _trained(work)
+    if isinstance(data, Splits):
+        parts = (answered(model, part) for part in (data.calibrate, data.choose, data.certify))
+        return Splits(**dict(zip(("calibrate", "choose", "certify"), parts, strict=True)))
+    return answered(model, data)
 
 
 def _finals(

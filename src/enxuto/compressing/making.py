@@ -26,6 +26,7 @@ from .quantizing import (
     quantize_onnx,
     reconstruct,
 )
+from .quantizing.graph import name_products, read_onnx, write_onnx
 from .runtimes.onnx_runtime import OnnxRuntime
 from .slimming import slim
 
@@ -66,8 +67,8 @@ class Making:
         grids: tuple[Grid, ...] = ()
         weights = None
         if Repair.RECONSTRUCT in settings.repairs:
-            kept = {override.name for override in settings.recipe.overrides}
-            found = reconstruct(folded, self.calibrate.first(_RECONSTRUCTED), Reconstruction())
+            kept, grid_of = _kept(settings.recipe), _reconstruction(settings.recipe)
+            found = reconstruct(folded, self.calibrate.first(_RECONSTRUCTED), grid_of)
             grids = tuple(grid for grid in found.grids if grid.name not in kept)
             weights = {name: weight for name, weight in found.weights.items() if f"{name}.weight" not in kept}
             plain = folded
@@ -87,8 +88,21 @@ def export(module: nn.Module, calibrate: Samples, recipe: Recipe, path: Path, *,
         if recipe.default is Scheme.FLOAT32 and not recipe.overrides:
             os.replace(plain, path)
             return
+        _name_products(plain, module)
         samples = calibrate.first(_CALIBRATED) if recipe.needs_data else None
         quantize_onnx(plain, path, recipe, samples=samples, grids=grids)
+
+
+def _name_products(path: Path, module: nn.Module) -> None:
+    """In the file, the names that recipes use: the module's."""
+    model = read_onnx(path)
+    linear = {
+        f"{place}.weight": part.weight.detach().cpu().numpy()
+        for place, part in module.named_modules()
+        if isinstance(part, nn.Linear)
+    }
+    name_products(model, linear)
+    write_onnx(model, path)
 
 
 def _slimmed(path: Path, recipe: Recipe) -> Coverage:
@@ -110,6 +124,17 @@ def folded_or_plain(model: nn.Module) -> nn.Module:
 def _fine_tuned(making: Making, folded: nn.Module, path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         fine_tune_quantized(folded, making.train, path, making.fine_tuning)
+
+
+def _kept(recipe: Recipe) -> set[str]:
+    """Weights that stay as they are."""
+    return {override.name for override in recipe.overrides if override.scheme is Scheme.FLOAT32}
+
+
+def _reconstruction(recipe: Recipe) -> Reconstruction:
+    """Rounding on the grids that a recipe stores: 8 bits, and 4 where it says so."""
+    four = [override.name for override in recipe.overrides if override.scheme is Scheme.WEIGHT4]
+    return Reconstruction(exceptions=tuple((name.removesuffix(".weight"), 4) for name in four))
 
 
 def _restore(rounded: nn.Module, plain: nn.Module, names: set[str]) -> None:

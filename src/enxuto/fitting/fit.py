@@ -23,6 +23,7 @@ from ..records import (
     FrozenBatchNorm,
     MicroBatches,
     Numerics,
+    Offload,
     OneKernelStep,
     OptimizerInBackward,
     Outcome,
@@ -154,7 +155,11 @@ class Fit:
             raise UsageError(
                 f"{work.name} cannot run dry ({plain.facts.dry_refused}), and a plan needs a dry trace"
             )
-        bases, refused = [Base(actions=(), timeline=plain)], []
+        bases = [Base(actions=(), timeline=plain)]
+        # the copies would lie in the memory that is budgeted (`techniques.offloading`)
+        refused = [
+            _refusal(Offload(module=""), "this device's memory is the host's own: nothing would be gained")
+        ]
         for action, simulate in (
             (EarlyRelease(), early_release.simulate),
             (OptimizerInBackward(), optimizer_in_backward.simulate),

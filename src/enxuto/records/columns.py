@@ -36,6 +36,11 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ragged) and same_values(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __getitem__(self, row: int) -> tuple[int, ...]:
         return tuple(self.values[self.offsets[row] : self.offsets[row + 1]].tolist())
 

@@ -21,6 +21,27 @@ class Repair(Enum):
     FINE_TUNE = "fine-tuned under rounding"
 
 
+class CutKind(Enum):
+    """How a network gets fewer numbers, and what is counted meanwhile."""
+
+    PARAMETERS = "parameters"  # units are pruned until so many parameters are left
+    MACS = "MACs"  # units are pruned until so many multiply-accumulates of one sample are left
+    LOW_RANK = "low rank"  # large layers become two thin ones, until so many parameters are left
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """One step of making a network smaller; the original teaches what is left of it.
+
+    Attributes:
+        kind: how.
+        kept_ratio: what is left of what the kind counts, as a share of the original's.
+    """
+
+    kind: CutKind
+    kept_ratio: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What the artefact may take; 0 is no limit. Bytes, but for a ratio and a drop.
@@ -50,14 +71,19 @@ class Settings:
     """How a candidate is made from the original: these settings, the data and the seed give the same file.
 
     Attributes:
-        kept_ratio: parameters left by pruning, as a share; 1: none was pruned.
+        cuts: one after the other; empty: the network is whole.
         repairs: in the order in which they are done.
         recipe: how each weight is stored and computed with.
     """
 
-    kept_ratio: float
+    cuts: tuple[Cut, ...]
     repairs: tuple[Repair, ...]
     recipe: Recipe
+
+    @property
+    def kept_ratio(self) -> float:
+        """What the last cut left, as a share; 1: the network is whole."""
+        return self.cuts[-1].kept_ratio if self.cuts else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +125,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerNeed:
-    """A layer quantized alone: how far the outputs move (KL, nats), and the weights that this is paid for."""
+    """A layer quantized alone: how far the outputs move, and the weights that this is paid for.
+
+    `kl` is in nats; of outputs that are numbers and no classes, noise as a share of the signal.
+    """
 
     layer: str
     weights: int

@@ -8,26 +8,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..records import (
+    Autopsy,
     Certificate,
     Comparison,
     Compressed,
+    Diagnosis,
     Difference,
     Explanation,
     Fitted,
     LargestBatch,
     Plan,
     Recheck,
+    Recording,
+    Snapshot,
     Timeline,
     Verdict,
 )
 from . import fragment
 from .compressed_card import model_card
+from .compressed_rows import name_cut, name_settings
 from .registry import FORMS, print_record, register, render, to_html, to_text, write_html
+from .trace_events import to_perfetto
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["FORMS", "model_card", "print_record", "register", "render", "to_html", "to_text", "write_html"]
+__all__ = [
+    "FORMS",
+    "model_card",
+    "name_cut",
+    "name_settings",
+    "print_record",
+    "register",
+    "render",
+    "to_html",
+    "to_perfetto",
+    "to_text",
+    "write_html",
+]
 
 
 def _explanation_card(explanation: Explanation) -> RenderableType:
@@ -96,10 +114,46 @@ def _compressed_card(compressed: Compressed) -> RenderableType:
     return compressed_card(compressed)
 
 
+def _recording_card(recording: Recording) -> RenderableType:
+    from .recording_terminal import recording_card
+
+    return recording_card(recording)
+
+
+def _diagnosis_card(diagnosis: Diagnosis) -> RenderableType:
+    from .recording_terminal import diagnosis_card
+
+    return diagnosis_card(diagnosis)
+
+
+def _autopsy_card(autopsy: Autopsy) -> RenderableType:
+    from .recording_terminal import autopsy_card
+
+    return autopsy_card(autopsy)
+
+
+def _snapshot_card(snapshot: Snapshot) -> RenderableType:
+    from .snapshot_views import snapshot_card
+
+    return snapshot_card(snapshot)
+
+
+def _snapshot_page(snapshot: Snapshot) -> str:
+    from .snapshot_views import snapshot_page
+
+    return snapshot_page(snapshot)
+
+
 def _explanation_page(explanation: Explanation) -> str:
     from .html import page
 
     return page(explanation)
+
+
+def _recording_page(recording: Recording) -> str:
+    from .recording_html import recording_page
+
+    return recording_page(recording)
 
 
 def _plan_page(plan: Plan) -> str:
@@ -155,3 +209,7 @@ register(
     page=_compressed_page,
     fragment=fragment.compressed_fragment,
 )
+register(Recording.kind, card=_recording_card, page=_recording_page)
+register(Diagnosis.kind, card=_diagnosis_card)
+register(Autopsy.kind, card=_autopsy_card)
+register(Snapshot.kind, card=_snapshot_card, page=_snapshot_page, fragment=fragment.snapshot_fragment)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeAlias
 
 from ..records import (
@@ -12,6 +13,8 @@ from ..records import (
     Certificate,
     Compressed,
     Counts,
+    Cut,
+    CutKind,
     Flags,
     LayerNeed,
     Limits,
@@ -50,18 +53,38 @@ def name_settings(settings: Settings | None) -> str:
     """How a candidate was made, in words; what goes without saying is not said.
 
     >>> from enxuto.records import Recipe, Repair
-    >>> name_settings(Settings(kept_ratio=0.17, repairs=(Repair.CORRECT,), recipe=Recipe()))
+    >>> pruned = (Cut(kind=CutKind.PARAMETERS, kept_ratio=0.17),)
+    >>> name_settings(Settings(cuts=pruned, repairs=(Repair.CORRECT,), recipe=Recipe()))
     '17 % of the parameters, int8, biases corrected'
     >>> spared = Recipe().with_override(("a", "b"), Scheme.FLOAT32)
-    >>> name_settings(Settings(kept_ratio=1.0, repairs=(), recipe=spared))
+    >>> name_settings(Settings(cuts=(), repairs=(), recipe=spared))
     'int8, 2 layers in 32 bits'
     >>> name_settings(None)
     'original'
     """
     if settings is None:
         return "original"
-    kept = [] if settings.kept_ratio == 1 else [f"{100 * settings.kept_ratio:.3g} % of the parameters"]
+    kept = [name_cut(cut) for cut in _last_of_kinds(settings.cuts)]
     return ", ".join([*kept, *_recipe(settings.recipe), *(repair.value for repair in settings.repairs)])
+
+
+def name_cut(cut: Cut) -> str:
+    """What a cut left, in words.
+
+    >>> name_cut(Cut(kind=CutKind.MACS, kept_ratio=0.4))
+    '40 % of the MACs'
+    >>> name_cut(Cut(kind=CutKind.LOW_RANK, kept_ratio=0.255))
+    'low rank with 25.5 % of the parameters'
+    """
+    share = f"{100 * cut.kept_ratio:.3g} % of the"
+    if cut.kind is CutKind.LOW_RANK:
+        return f"low rank with {share} parameters"
+    return f"{share} {cut.kind.value}"
+
+
+def _last_of_kinds(cuts: Sequence[Cut]) -> list[Cut]:
+    """Of consecutive cuts of one kind the last, which says what they left together."""
+    return [list(same)[-1] for _, same in groupby(cuts, key=lambda cut: cut.kind)]
 
 
 def _recipe(recipe: Recipe) -> Iterator[str]:

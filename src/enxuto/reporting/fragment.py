@@ -21,12 +21,23 @@ from ..records import (
     Outcome,
     Plan,
     Recheck,
+    Snapshot,
+    Step,
     Timeline,
     Verdict,
 )
 from ..units import format_bytes, format_signed_bytes
-from . import certificate_rows, comparison_rows, compressed_rows, plan_rows, rows, wording
+from . import (
+    certificate_rows,
+    comparison_rows,
+    compressed_rows,
+    plan_rows,
+    rows,
+    snapshot_rows,
+    wording,
+)
 from .compressed_rows import CandidateRow
+from .live import Live
 from .palette import NUMERICS_SHADES, SHADES, SURFACES
 from .plan_rows import LeverRow
 from .rows import Row
@@ -43,7 +54,8 @@ _CELL = "padding:3px 0 3px 14px;border:0;background:none;text-align:right;white-
 _LABEL = "padding:3px 0;border:0;background:none;text-align:left;overflow-wrap:anywhere"
 _RULE = ";border-top:1px solid rgba(128,128,128,.35)"
 _MUTED = "opacity:.72"
-_CANDIDATES = 8
+_CANDIDATES, _HOLDERS = 8, 6
+_STROKE = 'stroke-width="1.5" vector-effect="non-scaling-stroke"'
 
 
 def explanation_fragment(explanation: Explanation) -> str:
@@ -76,6 +88,51 @@ def timeline_fragment(timeline: Timeline) -> str:
         f'<table style="{_TABLE}">{pairs}</table>{_bar(receipt, timeline.peak)}'
         f'<table style="{_TABLE}">{body}{_total_line(timeline.peak)}</table>'
     )
+
+
+def snapshot_fragment(snapshot: Snapshot) -> str:
+    """What a CUDA allocator held and for which lines, as a card."""
+    held = snapshot_rows.holders(snapshot.held(), _HOLDERS)
+    lines = [(snapshot_rows.name_holder(row), format_bytes(row.nbytes)) for row in held]
+    return _box(
+        f"<div><strong>{escape(wording.plain(snapshot.name))}</strong></div>"
+        f'<table style="{_TABLE}">{_pair_lines(snapshot_rows.summary(snapshot), wraps=True)}</table>'
+        f'<table style="{_TABLE}">{_pair_lines(lines)}</table>'
+    )
+
+
+def live_fragment(steps: Sequence[Step], *, budget: int = 0) -> str:
+    """A run while it goes on: its last step in words, the levels of its steps as a line, as a card.
+
+    Args:
+        steps: in their order.
+        budget: bytes, drawn as a line; 0 for none.
+    """
+    live = Live(budget)
+    for step in steps:
+        live.add(step)
+    return _box(f"<div>{escape(live.line())}</div>{_levels(steps, budget)}")
+
+
+def _levels(steps: Sequence[Step], budget: int) -> str:
+    """Tensors and process over the steps; the picture's coordinates are the bytes, which the viewer scales."""
+    tensors, process = [step.peak for step in steps], [step.host_peak for step in steps]
+    top = max([budget, *tensors, *process], default=0)
+    if len(steps) < 2 or top <= 0:
+        return ""
+    limit = f'<path d="M0 {budget}H{len(steps)}" stroke="currentColor" {_STROKE}/>' if budget else ""
+    return (
+        f'<svg viewBox="0 0 {len(steps) - 1} {top}" preserveAspectRatio="none" role="img" '
+        'aria-label="tensors, and above them the process, over the steps" '
+        f'style="width:100%;height:56px;margin-top:8px;transform:scaleY(-1)">{limit}'
+        f"{_polyline(process, SURFACES['unexplained'].either)}"
+        f"{_polyline(tensors, SHADES[Category.GRADIENT].either)}</svg>"
+    )
+
+
+def _polyline(levels: Sequence[int], colour: str) -> str:
+    points = " ".join(f"{place},{level}" for place, level in enumerate(levels) if level >= 0)
+    return f'<polyline points="{points}" fill="none" stroke="{colour}" {_STROKE}/>'
 
 
 def difference_fragment(difference: Difference) -> str:

@@ -31,7 +31,7 @@ def document(
 
     return Template(_asset("page.html")).substitute(
         title=text(title),
-        styles=f"{_theme_styles()}\n{_asset('page.css')}",
+        styles=styles(),
         header=header,
         body=body,
         plotly=get_plotlyjs() if pictures else "",
@@ -40,6 +40,11 @@ def document(
         figures=_embedded(json.dumps(pictures)),
         themes=_embedded(json.dumps(figures.themes())),
     )
+
+
+def styles() -> str:
+    """The style sheet of every page: colours for light and dark, then the rest."""
+    return f"{_theme_styles()}\n{_asset('page.css')}"
 
 
 def _asset(name: str) -> str:

@@ -46,7 +46,7 @@ from .regions import (
 
 _MOST_IN_GROUP = 4
 _SCRATCH = CATEGORY_CODE[Category.SCRATCH]
-_WORTH_RATIO = 1 / 2000  # of the peak: what saves less is not worth a region
+WORTH_RATIO = 1 / 2000  # of the peak: what saves less is not worth a region
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def find(timeline: Timeline) -> Found:
     lives = Lives(timeline)
     calls = {path: ids for path, ids in calls_by_path(timeline).items() if path}
     found = Found([], [])
-    worth = timeline.peak * _WORTH_RATIO
+    worth = timeline.peak * WORTH_RATIO
     for modules in [*((path,) for path in calls), *_neighbours(timeline, calls)]:
         alone = len(modules) == 1
         try:

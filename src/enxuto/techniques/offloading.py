@@ -28,7 +28,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from .. import _torch_private as private
 from ..errors import UsageError
 from ..records import CATEGORY_CODE, Category, Offload, Timeline
-from .checkpointing import calls_by_path, regions_of
+from .checkpointing import WORTH_RATIO, calls_by_path, freed_bytes, regions_of
 from .edits import NOTHING, Births, Edit, position
 from .forwards import replaced
 from .regions import Lives, Refused
@@ -59,6 +59,35 @@ def simulate(timeline: Timeline, actions: Sequence[Offload], *, host_counts: boo
     for copy in _copies(lives, own):
         rows += copy.births(timeline, host_counts=host_counts)
     return replace(NOTHING, dropped=own, births=Births.of_rows(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A module that could be offloaded: what that changes on the device, and the bytes that travel each way."""
+
+    action: Offload
+    edit: Edit
+    moved: int
+
+
+def find(timeline: Timeline) -> tuple[list[Candidate], list[tuple[str, str]]]:
+    """Every module whose saves are worth moving, and (module, reason) of those that cannot be moved.
+
+    The edits are of a device with memory of its own: the copies on the host do not count.
+    """
+    lives = Lives(timeline)
+    worth = timeline.peak * WORTH_RATIO
+    candidates, refused = [], []
+    for path in calls_by_path(timeline):
+        action = Offload(module=path)
+        try:
+            edit = simulate(timeline, [action], host_counts=False)
+        except Refused as reason:
+            refused.append((path, str(reason)))
+            continue
+        if path and freed_bytes(lives, edit) >= worth:
+            candidates.append(Candidate(action, edit, moved_bytes(timeline, action)))
+    return candidates, refused
 
 
 def moved_bytes(timeline: Timeline, action: Offload) -> int:

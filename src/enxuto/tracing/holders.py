@@ -107,11 +107,12 @@ class Lookout:
             return
         rows = rows_of(recorder, self._window)[self._blocks].tolist()
         twins = _twins(recorder, rows, self._start - self._window.start)
-        search = _Search(
+        search = Search(
             blocks_of=recorder.blocks_of, wanted={*twins} - {_NO_BLOCK}, paths=recorder.module_paths
         )
-        search.everywhere(self._model, recorder.sites)
-        raise _Seen(*(search.found.get(twin) or _unnamed(recorder, twin) for twin in twins))
+        search.everywhere([self._model], recorder.sites)
+        found = {block: str(way) for block, way in search.found.items()}
+        raise _Seen(*(found.get(twin) or _unnamed(recorder, twin) for twin in twins))
 
 
 def held_blocks(timeline: Timeline) -> np.ndarray:
@@ -172,7 +173,7 @@ def _unnamed(recorder: Recorder, block: int) -> str:
     return "an expression under evaluation (no Python object refers to it)"
 
 
-class _Way(NamedTuple):
+class Way(NamedTuple):
     """How Python reaches an object: `list element` `outputs[...]` of `forward() at model.py:52`."""
 
     what: str
@@ -180,15 +181,15 @@ class _Way(NamedTuple):
     place: str
 
     def __str__(self) -> str:
-        return f"{self.what} `{self.name}` of {self.place}"
+        return f"{self.what} `{self.name}` of {self.place}" if self.name else self.place
 
-    def attribute(self, name: str) -> _Way:
-        return _Way("attribute", f"{self.name}.{name}" if self.name else name, self.place)
+    def attribute(self, name: str) -> Way:
+        return Way("attribute", f"{self.name}.{name}" if self.name else name, self.place)
 
-    def element(self, container: Any, key: Any = None) -> _Way:
+    def element(self, container: Any, key: Any = None) -> Way:
         kind = next(kind for kind in _CONTAINERS if issubclass(type(container), kind)).__name__
         index = repr(key) if isinstance(key, str) and len(key) < 40 else "..."
-        return _Way(f"{kind} element", f"{self.name}[{index}]", self.place)
+        return Way(f"{kind} element", f"{self.name}[{index}]", self.place)
 
 
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
@@ -197,7 +198,7 @@ _MODULE_TABLES = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass(slots=True, kw_only=True)
-class _Search:
+class Search:
     """Walks from places where Python keeps names to tensors; the first way that reaches a block is kept.
 
     So the places come in the order in which they are likely to let go last: attributes of modules, autograd
@@ -207,16 +208,20 @@ class _Search:
     blocks_of: Callable[[Tensor], list[int]]
     wanted: set[int]
     paths: Mapping[int, str]
-    found: dict[int, str] = field(default_factory=dict)
+    found: dict[int, Way] = field(default_factory=dict)
+    tensors: dict[int, Tensor] = field(default_factory=dict)
     _opened: dict[int, tuple[int, Any]] = field(default_factory=dict)
 
-    def everywhere(self, model: nn.Module, sites: SiteTable) -> None:
-        """Look through the model, the autograd nodes, the frames of the stack and waiting generators."""
+    def everywhere(
+        self, models: Iterable[nn.Module], sites: SiteTable, more: Iterable[tuple[Way, Any]] = ()
+    ) -> None:
+        """Look through the models, the autograd nodes, the frames of the stack and waiting generators, and then
+        what else is given."""
         frames = list(sites.frames())
         users = [frame for frame in reversed(frames) if sites.is_user(frame.f_code)]
         libraries = [frame for frame in frames if not sites.is_user(frame.f_code)]
         things = gc.get_objects()
-        self.walk((_Way("", "", ""), module) for module in model.modules())
+        self.walk((Way("", "", ""), module) for model in models for module in model.modules())
         self.walk(_nodes(things))
         for variables in (*map(_globals, users), *map(_locals, users)):
             self.walk(variables)
@@ -225,6 +230,8 @@ class _Search:
                 self.walk(_locals(frame, "generator "))
         for frame in libraries:
             self.walk(_locals_of_library(frame, sites))
+        for root in more:
+            self.walk([root])
         if missing := self.wanted - self.found.keys():
             self._referrers(things, missing)
 
@@ -233,13 +240,15 @@ class _Search:
         tensors = [t for t in things if issubclass(type(t), Tensor) and missing.intersection(self._of(t))]
         ours = {id(things), id(tensors)}
         for referrer in gc.get_referrers(*tensors):
-            if id(referrer) not in ours and type(referrer) is not types.FrameType:
-                way = f"a {type(referrer).__name__} that no variable was found to lead to"
+            kind = type(referrer)
+            observer = kind.__module__.startswith("enxuto.tracing")  # what we gave to autograd
+            if id(referrer) not in ours and kind is not types.FrameType and not observer:
+                way = Way("", "", f"a {type(referrer).__name__} that no variable was found to lead to")
                 for tensor in gc.get_referents(referrer):
                     if issubclass(type(tensor), Tensor):
                         self._reached(way, tensor)
 
-    def walk(self, roots: Iterable[tuple[_Way, Any]]) -> None:
+    def walk(self, roots: Iterable[tuple[Way, Any]]) -> None:
         """Look through what some names lead to, the nearest first."""
         queue = deque((0, way, value) for way, value in roots)
         while queue and len(self.found) < len(self.wanted):
@@ -253,14 +262,16 @@ class _Search:
                 self._opened[id(value)] = depth, value  # held, so that its id stays its own
                 queue.extend((depth + 1, *step) for step in self._inside(way, value))
 
-    def _reached(self, way: _Way | str, tensor: Tensor) -> None:
+    def _reached(self, way: Way, tensor: Tensor) -> None:
         for block in self.wanted.intersection(self._of(tensor)):
-            self.found.setdefault(block, str(way))
+            if block not in self.found:
+                self.found[block] = way
+                self.tensors[block] = tensor
 
     def _of(self, tensor: Tensor) -> list[int]:
         return self.blocks_of(tensor) if tensor.layout is torch.strided else []
 
-    def _inside(self, way: _Way, value: Any) -> Iterator[tuple[_Way, Any]]:
+    def _inside(self, way: Way, value: Any) -> Iterator[tuple[Way, Any]]:
         """What an object refers to, with the way there."""
         kind = type(value)  # isinstance would ask the object, and a proxy may answer by doing things
         if issubclass(kind, Tensor):
@@ -278,11 +289,11 @@ class _Search:
         elif not str(kind.__module__).startswith(_INTERNAL):
             yield from _in_object(way, value)
 
-    def _in_module(self, way: _Way, module: nn.Module) -> Iterator[tuple[_Way, Any]]:
+    def _in_module(self, way: Way, module: nn.Module) -> Iterator[tuple[Way, Any]]:
         path = self.paths.get(id(module))
         if path is not None:
             title = f"module {path}" if path else "the model"
-            way = _Way("", "", f"{title} ({type(module).__name__})")
+            way = Way("", "", f"{title} ({type(module).__name__})")
         tables = (vars(module).get(table, {}) for table in _MODULE_TABLES)
         for name, value in chain(vars(module).items(), *(table.items() for table in tables)):
             if name not in _MODULE_TABLES:
@@ -290,25 +301,34 @@ class _Search:
 
 
 #: Of these packages' objects no user's variable is reached.
-_INTERNAL = ("enxuto.tracing", "enxuto._torch_private", "torch._", "torch.fx")
+_INTERNAL = ("enxuto.tracing", "enxuto.monitoring", "enxuto._torch_private", "torch._", "torch.fx")
 
 
-def _in_closure(function: types.FunctionType) -> Iterator[tuple[_Way, Any]]:
+def _in_closure(function: types.FunctionType) -> Iterator[tuple[Way, Any]]:
     place = f"the closure of {_called(function.__code__)} at {_line(function.__code__)}"
+    yield from _defaults(function)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            yield _Way("variable", name, place), cell.cell_contents
+            yield Way("variable", name, place), cell.cell_contents
         except ValueError:  # a variable that has no value yet
             continue
 
 
-def _in_object(way: _Way, value: Any) -> Iterator[tuple[_Way, Any]]:
+def _defaults(function: types.FunctionType) -> Iterator[tuple[Way, Any]]:
+    code, values = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[code.co_argcount - len(values) : code.co_argcount]
+    place = f"the defaults of {_called(code)} at {_line(code)}"
+    for name, value in (*zip(names, values, strict=True), *(function.__kwdefaults__ or {}).items()):
+        yield Way("default", name, place), value
+
+
+def _in_object(way: Way, value: Any) -> Iterator[tuple[Way, Any]]:
     kind = type(value)
     if issubclass(kind, dict):
         for key, item in islice(dict.items(value), _ELEMENTS):
             yield way.element(value, key), item
     elif issubclass(kind, _CONTAINERS):
-        for item in islice(value, _ELEMENTS):
+        for item in islice(_newest_first(value), _ELEMENTS):
             yield way.element(value), item
     if kind in _CONTAINERS:
         return
@@ -322,11 +342,16 @@ def _in_object(way: _Way, value: Any) -> Iterator[tuple[_Way, Any]]:
                 yield way.attribute(name), getattr(value, name, None)
 
 
-def _nodes(things: Iterable[Any]) -> Iterator[tuple[_Way, Any]]:
+def _newest_first(container: Any) -> Iterable[Any]:
+    """Of a long list the end counts: that is where it grows."""
+    return list.__reversed__(container) if issubclass(type(container), list) else container
+
+
+def _nodes(things: Iterable[Any]) -> Iterator[tuple[Way, Any]]:
     """The autograd nodes written in Python: what `ctx` was given stays on them."""
     for thing in things:
         if issubclass(type(thing), private.PythonNode):
-            yield _Way("", "", f"autograd node {type(thing).__name__}"), thing
+            yield Way("", "", f"autograd node {type(thing).__name__}"), thing
 
 
 def _waiting(things: Iterable[Any], running: list[types.FrameType]) -> Iterator[types.FrameType]:
@@ -340,18 +365,18 @@ def _waiting(things: Iterable[Any], running: list[types.FrameType]) -> Iterator[
             yield thing.gi_frame
 
 
-def _globals(frame: types.FrameType) -> Iterator[tuple[_Way, Any]]:
+def _globals(frame: types.FrameType) -> Iterator[tuple[Way, Any]]:
     for name, value in list(frame.f_globals.items()):
         if not name.startswith("__"):
-            yield _Way("variable", name, f"the globals of {shorten(frame.f_code.co_filename)}"), value
+            yield Way("variable", name, f"the globals of {shorten(frame.f_code.co_filename)}"), value
 
 
-def _locals(frame: types.FrameType, kind: str = "") -> Iterator[tuple[_Way, Any]]:
+def _locals(frame: types.FrameType, kind: str = "") -> Iterator[tuple[Way, Any]]:
     place = f"{kind}{_called(frame.f_code)} at {_line(frame.f_code, frame.f_lineno)}"
     return _variables_of(frame, place)
 
 
-def _locals_of_library(frame: types.FrameType, sites: SiteTable) -> Iterator[tuple[_Way, Any]]:
+def _locals_of_library(frame: types.FrameType, sites: SiteTable) -> Iterator[tuple[Way, Any]]:
     """Variables of a library's function, which the user knows by the line that called it."""
     package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
     caller = next((f for f in sites.frames(frame) if sites.is_user(f.f_code)), None)
@@ -362,16 +387,16 @@ def _locals_of_library(frame: types.FrameType, sites: SiteTable) -> Iterator[tup
             yield way, value
 
 
-def _variables_of(frame: types.FrameType, place: str) -> Iterator[tuple[_Way, Any]]:
+def _variables_of(frame: types.FrameType, place: str) -> Iterator[tuple[Way, Any]]:
     code = frame.f_code
     arguments = {*code.co_varnames[: code.co_argcount + code.co_kwonlyargcount], *_stars(code)}
     for name, value in list(frame.f_locals.items()):
         if name.startswith("."):  # what a comprehension runs through
             continue
         if name in arguments:
-            yield _Way("argument", name, place), value
+            yield Way("argument", name, place), value
         else:
-            yield _Way("variable" if name in code.co_freevars else "local variable", name, place), value
+            yield Way("variable" if name in code.co_freevars else "local variable", name, place), value
 
 
 def _stars(code: types.CodeType) -> tuple[str, ...]:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -45,6 +47,16 @@ class _StorageRef(weakref.ref[torch.UntypedStorage]):
     block: int
     role: int
     use: tuple[int, int]
+
+
+class Survivor(NamedTuple):
+    """A block that is still alive: the weak reference to its storage, its bytes, the index of the line that made
+    it (-1: none), and whether autograd keeps it."""
+
+    ref: weakref.ref[torch.UntypedStorage]
+    nbytes: int
+    site: int
+    saved: bool
 
 
 class _Held:
@@ -101,13 +113,20 @@ class Recorder(private.TorchDispatchMode):
 
     Args:
         dry: the tensors hold no memory, so substitutes may stand in for saved tensors.
+        hooked: see module calls and optimizer steps by itself; without, whoever sees them calls `call_begins`,
+            `call_ends`, `optimizer_begins` and `optimizer_ends`.
 
     The raw rows (lists of integers) become a Timeline in `assembling.py`.
     """
 
-    def __init__(self, *, dry: bool) -> None:
+    def __init__(self, *, dry: bool, hooked: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.dry = dry
+        self.hooked = hooked
+        self.live = 0  # bytes alive now; on real tensors, where a block has one death
+        self.ceiling = sys.maxsize  # of `live`; what goes beyond it is told to `over_ceiling`
+        self.over_ceiling: Callable[[int], None] = lambda nbytes: None
+        self._retired = False
         self.clock = 0
         self.phase = PHASE_CODE[Phase.BEFORE]
         self.phase_marks: list[tuple[int, int]] = []
@@ -184,8 +203,9 @@ class Recorder(private.TorchDispatchMode):
         """Register parameters, buffers and module paths; shared ones count once, under their first name."""
         for path, module in model.named_modules():
             self._paths.setdefault(id(module), path)
-        self._parameters = list(model.named_parameters())
-        for name, parameter in self._parameters:
+        parameters = list(model.named_parameters())
+        self._parameters += parameters
+        for name, parameter in parameters:
             self.adopt(parameter, Category.PARAMETER, name)
             if parameter.grad is not None:
                 self.adopt(parameter.grad, Category.GRADIENT, name)
@@ -204,7 +224,7 @@ class Recorder(private.TorchDispatchMode):
     def adopt(self, tree: Any, category: Category, name: str = "") -> None:
         """Register (or relabel) every storage of every tensor in a nested container."""
         for leaf in private.pytree.tree_leaves(tree):
-            if isinstance(leaf, Tensor):
+            if isinstance(leaf, Tensor) and not is_lazy(leaf):
                 for storage in self._storages(leaf):
                     block = self._block_at.get(private.storage_key(storage), _UNSET)
                     if block == _UNSET:
@@ -226,13 +246,14 @@ class Recorder(private.TorchDispatchMode):
             super().__enter__()  # type: ignore[no-untyped-call]
             stack.callback(super().__exit__, None, None, None)
             stack.enter_context(private.observed_backward(self._backward_begins, self._backward_ends))
-            stack.enter_context(private.observed_module_calls(self._call_begins, self._call_ends))
+            if self.hooked:
+                stack.enter_context(private.observed_module_calls(self.call_begins, self.call_ends))
+                stack.callback(register_optimizer_step_pre_hook(self.optimizer_begins).remove)
+                stack.callback(register_optimizer_step_post_hook(self.optimizer_ends).remove)
             stack.enter_context(
                 private.suspended_saved_tensor_hooks(self._pack, self._unpack, self._suspended)
             )
             stack.enter_context(private.observed_rng_states(self._state_made))
-            stack.callback(register_optimizer_step_pre_hook(self._optimizer_begins).remove)
-            stack.callback(register_optimizer_step_post_hook(self._optimizer_ends).remove)
             stack.enter_context(self._observed_accumulations())
             self._stack_of_contexts = stack.pop_all()
         return self
@@ -245,6 +266,26 @@ class Recorder(private.TorchDispatchMode):
     ) -> None:
         assert self._stack_of_contexts is not None
         self._stack_of_contexts.close()
+
+    def survivors(self) -> list[Survivor]:
+        """What the recorded ops made and is alive still: no weights, gradients or optimizer state."""
+        open_saves = {self.s_block[i] for i, release in enumerate(self.s_release) if release == _UNSET}
+        return [
+            Survivor(ref, self.b_nbytes[block], self.b_site[block], block in open_saves)
+            for block, ref in ((ref.block, ref) for ref in list(self._refs.values()))
+            if self.b_op[block] != _UNSET and self.b_category[block] not in _LASTING
+        ]
+
+    def retire(self) -> None:
+        """Forget everything that was recorded, once the recording is over. A graph that outlives its step keeps
+        its recorder alive, and shall keep no more than that."""
+        self._retired = True
+        lists = [name for name, value in vars(self).items() if isinstance(value, list) and name[1:2] == "_"]
+        for name in lists:
+            setattr(self, name, [])
+        for table in (self._refs, self._block_at, self._forward_of, self._signature_index, self._infos):
+            table.clear()
+        self._parameters, self._paths, self.signatures, self._numbered = [], {}, [], None
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -263,6 +304,21 @@ class Recorder(private.TorchDispatchMode):
         """The known blocks behind a tensor."""
         keys = map(private.storage_key, self._storages(tensor))
         return [self._block_at[key] for key in keys if key in self._block_at]
+
+    @property
+    def known_storages(self) -> set[int]:
+        """The keys of all storages that were registered or that an op has touched, and that are alive."""
+        return set(self._block_at)
+
+    @property
+    def on_top(self) -> bool:
+        """Whether no hook for saved tensors was installed after ours, so that ours can be taken off."""
+        return bool(private.saved_tensor_hooks() == (self._pack, self._unpack))
+
+    @property
+    def calls_open(self) -> bool:
+        """Whether a module's call has begun and not ended."""
+        return bool(self._stack)
 
     @property
     def module_paths(self) -> Mapping[int, str]:
@@ -297,6 +353,8 @@ class Recorder(private.TorchDispatchMode):
             out = self._told_apart(out)
         self._record(func, info, args, kwargs, out, reads, tick)
         self._notice_numbers(info, args, out)
+        if self.live > self.ceiling and self.o_outputs[-1]:
+            self.over_ceiling(sum(self.b_nbytes[block] for block in self.o_outputs[-1]))
         return out
 
     def add_op_memory(self, of_signature: Sequence[OpMemory | None]) -> int:
@@ -406,6 +464,7 @@ class Recorder(private.TorchDispatchMode):
                     self._born(storage, tick, op=op, call=call, site=site)
                 elif storage.nbytes() != self.b_nbytes[block]:
                     self.b_natural[block] = tick
+                    self.live -= self.b_nbytes[block]
                     renewed = self._born(storage, tick, op=op, call=call, site=site)
                     self.b_category[renewed] = self.b_category[block]
                     self.b_name[renewed] = self.b_name[block]
@@ -460,8 +519,10 @@ class Recorder(private.TorchDispatchMode):
     def _born(
         self, storage: torch.UntypedStorage, tick: int, *, op: int, call: int = _UNSET, site: int = _UNSET
     ) -> int:
-        block = self._block(storage.nbytes(), self.phase, tick, _UNSET, op, call, site)
+        nbytes = storage.nbytes()
+        block = self._block(nbytes, self.phase, tick, _UNSET, op, call, site)
         self._follow(storage, block, _NATURAL)
+        self.live += nbytes
         return block
 
     def _made_by(self, op: int, nbytes: int, *, natural: int) -> int:
@@ -494,11 +555,14 @@ class Recorder(private.TorchDispatchMode):
 
     def _storage_died(self, ref: weakref.ref[torch.UntypedStorage]) -> None:
         assert isinstance(ref, _StorageRef)
+        if self._retired:
+            return
         if self._refs.get(ref.key) is ref:
             del self._refs[ref.key], self._block_at[ref.key]
         if ref.role == _NATURAL:
             if self.b_natural[ref.block] == _UNSET:
                 self.b_natural[ref.block] = self._tick()
+                self.live -= self.b_nbytes[ref.block]
         elif ref.role == _LENT:
             save, use = ref.use
             self.s_local_ends[save][use] = self._tick()
@@ -529,6 +593,8 @@ class Recorder(private.TorchDispatchMode):
         return save
 
     def _unpack(self, held: _Held) -> Tensor:
+        if self._retired:
+            return held.tensor
         save = held.save
         tick = self._unpacked(save)
         block = self.s_block[save]
@@ -547,7 +613,8 @@ class Recorder(private.TorchDispatchMode):
         return tick
 
     def _released(self, save: int) -> None:
-        self.s_release[save] = self._tick()
+        if not self._retired:
+            self.s_release[save] = self._tick()
 
     def _may_substitute(self, tensor: Tensor, block: int) -> bool:
         return (
@@ -613,6 +680,8 @@ class Recorder(private.TorchDispatchMode):
         return _Held(self, self._save(block, tick, numbered.call, numbered.sequence), tensor)
 
     def _unpack_number(self, held: _Held) -> Tensor:
+        if self._retired:
+            return held.tensor
         self.s_local_ends[held.save].append(self._unpacked(held.save))
         node = private.node_sequence(private.backward_node())
         self._lent_number = (node, held.tensor.untyped_storage().nbytes())
@@ -633,7 +702,8 @@ class Recorder(private.TorchDispatchMode):
         call, site, _ = self._whereabouts()
         self._born(state.untyped_storage(), self._tick(), op=_UNSET, call=call, site=site)
 
-    def _call_begins(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def call_begins(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A module is called; the calls nest like the stack."""
         arguments: list[int] = []
         self._collect(args, arguments)
         self._collect(kwargs, arguments)
@@ -652,7 +722,8 @@ class Recorder(private.TorchDispatchMode):
         self.c_extras.append(self._extras.setdefault((positions, names), len(self._extras)))
         self._stack.append(call)
 
-    def _call_ends(self, result: Any) -> None:
+    def call_ends(self, result: Any) -> None:
+        """The call that began last returned this, None after an exception."""
         call = self._stack.pop()
         returned: list[int] = []
         if isinstance(result, Tensor):
@@ -669,10 +740,12 @@ class Recorder(private.TorchDispatchMode):
         if private.backward_node() is None:  # a backward inside a backward does not end the outer one
             self.enter_phase(Phase.FORWARD)
 
-    def _optimizer_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def optimizer_begins(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """An optimizer's step begins."""
         self.enter_phase(Phase.OPTIMIZER)
 
-    def _optimizer_ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def optimizer_ends(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """An optimizer's step is over."""
         self.adopt_optimizer(optimizer)
         if private.backward_node() is not None:  # an optimizer step inside the backward
             self.enter_phase(Phase.BACKWARD)
@@ -770,6 +843,8 @@ _FINAL = frozenset(
         Category.OPTIMIZER_STATE,
     )
 )
+
+_LASTING = _FINAL | {CATEGORY_CODE[Category.GRADIENT]}
 
 
 def _sparse_parts(tensor: Tensor) -> tuple[Tensor, ...]:

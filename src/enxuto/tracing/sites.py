@@ -13,7 +13,7 @@ import torch
 from ..records import Site
 
 _PACKAGE = str(Path(__file__).resolve().parent.parent)
-_TRACING = (str(Path(_PACKAGE) / "tracing"), str(Path(_PACKAGE) / "_torch_private.py"))
+_OBSERVERS = tuple(str(Path(_PACKAGE) / name) for name in ("tracing", "monitoring", "_torch_private.py"))
 _NETS = str(Path(_PACKAGE) / "architectures")  # the zoo's nets read like a user's model
 _TORCH = str(Path(torch.__file__).resolve().parent)
 _STANDARD = sysconfig.get_paths()["stdlib"]
@@ -45,11 +45,15 @@ class SiteTable:
             frame = frame.f_back
         return -1
 
+    def at(self, code: CodeType, line: int) -> Site:
+        """A line of some code."""
+        return self.rows[self._intern(code, line)]
+
     def frames(self, frame: FrameType | None = None) -> Iterator[FrameType]:
         """The frames of the step that runs, innermost first, without those of the tracing itself."""
         frame = frame or sys._getframe(1)
         while frame is not None and frame.f_code not in self._boundaries:
-            if not frame.f_code.co_filename.startswith(_TRACING):
+            if not frame.f_code.co_filename.startswith(_OBSERVERS):
                 yield frame
             frame = frame.f_back
 

@@ -2,7 +2,7 @@
 
 from .caps import Cap, CapRun, process_base, run_capped
 from .looks import Ledger
-from .quality import Fidelity, Runnable, certify, fidelity, needed_samples, top1
+from .quality import Fidelity, Runnable, answered, certify, fidelity, needed_samples, top1
 from .recheck import recheck
 from .verify import verify
 
@@ -12,6 +12,7 @@ __all__ = [
     "Fidelity",
     "Ledger",
     "Runnable",
+    "answered",
     "certify",
     "fidelity",
     "needed_samples",

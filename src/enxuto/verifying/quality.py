@@ -28,10 +28,11 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 Values = NDArray[np.float64]
 Say = Callable[[str], None]
 
+_BATCH = 64  # samples run at once
 _PIECE = 2**20  # bytes of a file in memory at once: an artefact may be larger than we are
 
 
-__all__ = ["Fidelity", "Metric", "Runnable", "certify", "fidelity", "needed_samples", "top1"]
+__all__ = ["Fidelity", "Metric", "Runnable", "answered", "certify", "fidelity", "needed_samples", "top1"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +80,7 @@ def certify(
     higher_is_better: bool = True,
     confidence: float = 0.95,
     looks: int | Ledger = 1,
-    batch: int = 64,
+    batch: int = _BATCH,
     progress: Say | None = None,
 ) -> Certificate:
     """Whether a candidate is no worse than the original by more than a tolerance: paired non-inferiority.
@@ -168,6 +169,38 @@ def top1(outputs: Tensor, targets: Tensor) -> Tensor:
         )
     right = outputs.argmax(1) == targets
     return right if right.dim() == 1 else right.flatten(1).double().mean(1)
+
+
+def answered(
+    model: nn.Module | Callable[..., Any] | Runnable, inputs: Any, *, batch: int = _BATCH
+) -> Samples:
+    """Samples whose targets are what a model says of them: top-1 is then the agreement with that model.
+
+    For data without labels: `certify` and `compress` on these samples bound how often the candidate differs from the
+    original, which is more than it may lose.
+
+    Args:
+        model: as for `certify`; runs in eval mode, without gradients.
+        inputs: as `Samples.of` takes them; targets are not read.
+        batch: samples run at once.
+
+    Raises:
+        UsageError: the outputs are no scores of classes.
+        UserCodeError: the model raised, or gave NaN.
+
+    >>> answered(nn.Identity(), torch.eye(3)).targets
+    tensor([0, 1, 2])
+    """
+    samples, run = Samples.of(inputs), runnable(model)
+    said = []
+    for part in samples.batches(batch):
+        with _users("the model"):
+            given = run.run(*part.inputs)
+        outputs = _rows(given, len(part), "the model")
+        if outputs.dim() < 2 or outputs.shape[1] < 2:
+            raise UsageError(f"the model's outputs are no scores of classes: {list(outputs.shape)}")
+        said.append(outputs.argmax(1))
+    return Samples(samples.inputs, torch.cat(said))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,11 +22,12 @@ from enxuto.compressing.pruning import (
     apply_shapes,
     prunable,
     prune,
+    size_of,
 )
 from enxuto.compressing.pruning.groups import find_groups
 from enxuto.compressing.pruning.importance import magnitude
 from enxuto.compressing.pruning.removal import cuts_of, remove, renumbered
-from enxuto.compressing.pruning.selection import ordered, size_after
+from enxuto.compressing.pruning.selection import ordered, size_after, unit_costs
 from enxuto.compressing.pruning.soundness import mask
 from enxuto.compressing.rebuilding import rebuild
 from enxuto.errors import UsageError
@@ -177,6 +178,54 @@ def test_the_shortest_beginning_that_is_enough_is_found(round_to, found):
         )
         first = next((n for n, size in enumerate(sizes) if size <= limit), len(order.units))
         assert chosen == order.first(first)
+
+
+@pytest.mark.parametrize("size", Size)
+@pytest.mark.parametrize("name", ["resnet", "mobilenet"])
+def test_a_unit_costs_what_goes_with_it(name, size, found):
+    """Whichever unit goes, by the sizes of the net before and after."""
+    model, x, here = built(name), CASES[name].example(1), found(name)
+    costs = unit_costs(model, here.groups, here.positions, size)
+    whole = size_of(model, x, size)
+    for group in here.groups[::3]:
+        smaller = copy.deepcopy(model)
+        remove(smaller, here.groups, {group.name: (group.units - 1,)})
+        assert costs[group.name] == whole - size_of(smaller, x, size)
+
+
+class TwoSizes(nn.Module):
+    """Three groups whose units are worth the same: one of them takes 64·1 + 64·4 MACs, 64·8 + 8, and 4 + 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Sequential(nn.Conv2d(1, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1))
+        self.narrow = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, 0.5)
+
+    def forward(self, x):
+        return self.narrow(self.wide(x))
+
+
+def test_of_units_worth_the_same_the_one_that_costs_more_goes_first():
+    model, x = TwoSizes(), torch.zeros(1, 1, 8, 8)
+    limit = Limit(size=Size.MACS, at_most=size_of(model, x, Size.MACS) - 1)
+    pruned = prune(model, x, Pruning(limit=limit, by_cost=True))
+    wide, narrow = pruned.model.wide, pruned.model.narrow
+    assert (wide[0].out_channels, wide[2].out_channels, narrow[1].out_features) == (8, 3, 8)
+    with pytest.raises(UsageError, match="give a limit"):
+        Pruning(ratio=0.5, by_cost=True)
+
+
+def test_what_costs_nothing_goes_last(found):
+    groups = found("residual").groups
+    worth = {group.name: torch.arange(1, group.units + 1, dtype=torch.float64) for group in groups}
+    costs = {group.name: 0.0 if place == 0 else 2.0 for place, group in enumerate(groups)}
+    order = ordered(
+        groups, worth, importance=Importance.FIRST_ORDER, scope=Scope.GLOBAL, most=0.9, costs=costs
+    )
+    places = [place for place, _ in order.units]
+    assert places.count(0) > 0 and set(places[-places.count(0) :]) == {0}
 
 
 def macs(model, x):

@@ -11,7 +11,7 @@ import torch
 
 from enxuto.compressing.quantizing.affine import Affine, quantize, sqnr_db
 from enxuto.compressing.quantizing.coverage import cover
-from enxuto.compressing.quantizing.graph import initializers, read_onnx, values_of
+from enxuto.compressing.quantizing.graph import initializers, name_products, read_onnx, values_of, write_onnx
 from enxuto.compressing.quantizing.grids import Grid, GridIndex
 from enxuto.compressing.quantizing.onnx_recipes import quantize_onnx, weight_names
 from enxuto.errors import UsageError
@@ -254,3 +254,22 @@ def test_bad_input_is_refused_and_writes_nothing(small_file: Path, tmp_path: Pat
         with pytest.raises(UsageError, match=words):
             quantize_onnx(source, target, recipe, samples=samples)
         assert not target.exists()
+
+
+def test_linear_layers_keep_their_names_where_exporters_turn_them_around(tmp_path: Path) -> None:
+    """Inputs of three dimensions: the weight is stored transposed, as some value; of equal ones the first is named."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 8)).eval()
+    samples = Samples((torch.randn(6, 5, 8),))
+    source = exported(net, samples, tmp_path / "net.onnx")
+    before = run_onnx(source, samples)
+    assert "0.weight" not in weight_names(source)
+    model = read_onnx(source)
+    weights = {f"{place}.weight": net.get_submodule(place).weight.detach().numpy() for place in ("0", "2")}
+    name_products(model, {**weights, "again.weight": weights["0.weight"]})
+    write_onnx(model, source)
+    assert set(weight_names(source)) == {"0.weight", "2.weight"}
+    assert torch.equal(run_onnx(source, samples), before)
+    recipe = Recipe(default=Scheme.FLOAT32, smallest=1).with_override("2.weight", Scheme.WEIGHT8)
+    quantize_onnx(source, tmp_path / "out.onnx", recipe)
+    assert {row.bits for row in cover(tmp_path / "out.onnx").rows if row.elements == 128} == {8, 32}

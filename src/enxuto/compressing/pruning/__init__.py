@@ -5,7 +5,7 @@ from .groups import Group, Kind, Slice
 from .importance import Importance
 from .removal import apply_shapes
 from .selection import Scope, Size
-from .structured import Limit, Prunable, Pruned, Pruning, prunable, prune
+from .structured import Limit, Prunable, Pruned, Pruning, prunable, prune, size_of
 from .unstructured import Magnitude, NOfM, Zeroed, ZerosRow, measure_zeros, zeroed
 
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "measure_zeros",
     "prunable",
     "prune",
+    "size_of",
     "zeroed",
 ]

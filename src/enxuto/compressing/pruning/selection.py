@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .groups import Group
 from .importance import Importance
-from .removal import Cuts, Removed
+from .removal import Cuts, Removed, cuts_of
 
 
 class Scope(Enum):
@@ -72,6 +72,7 @@ def ordered(
     most: float,
     round_to: int = 1,
     gone: Mapping[str, int] | None = None,
+    costs: Mapping[str, float] | None = None,
 ) -> Order:
     """The order in which units go.
 
@@ -83,6 +84,7 @@ def ordered(
         most: the largest share of a group that may go, of what it had at first.
         round_to: what stays of a group is a multiple of this.
         gone: units that each group has lost before.
+        costs: what one unit of each group takes; units then go by their worth for what they take.
     """
     ranked: list[tuple[float, int, int]] = []
     for place, group in enumerate(groups):
@@ -91,23 +93,36 @@ def ordered(
         may_go = min(first - max(1, math.ceil(first * (1 - most) - 1e-9)) - before, group.units - 1)
         values = scores[group.name]
         cheapest = values.argsort(stable=True).tolist()[: max(0, may_go)]
-        keys = _keys(values, importance)
+        keys = _keys(values, importance, cost=1.0 if costs is None else costs[group.name])
         for rank, unit in enumerate(cheapest, start=before + 1):
             ranked.append((rank / first if scope is Scope.UNIFORM else keys[unit], place, unit))
     ranked.sort(key=lambda entry: entry[0])
     return Order(groups=groups, units=tuple((place, unit) for _, place, unit in ranked), round_to=round_to)
 
 
-def _keys(values: Tensor, importance: Importance) -> list[float]:
-    """Scores that can be compared between groups.
+def unit_costs(
+    model: nn.Module, groups: tuple[Group, ...], positions: Mapping[str, float], size: Size
+) -> dict[str, float]:
+    """How much of a size goes with one unit of each group, all others staying."""
+    whole = size_after(model, positions, size, {})
+    return {
+        group.name: whole - size_after(model, positions, size, cuts_of((group,), {group.name: (0,)}))
+        for group in groups
+    }
+
+
+def _keys(values: Tensor, importance: Importance, *, cost: float) -> list[float]:
+    """Scores that can be compared between groups, for each part of a cost; what costs nothing goes last.
 
     First-order scores are changes of one loss already. Of activations each unit's share of what its readers make of
     the group counts; of weights each unit's score in the group's mean, because scales of layers mean nothing.
     """
+    if cost <= 0:
+        return [math.inf] * len(values)
     if importance is Importance.FIRST_ORDER:
-        return list(values.tolist())
+        return list((values / cost).tolist())
     scale = values.sum() if importance is Importance.ACTIVATION else values.mean()
-    return list((values / scale if scale > 0 else values).tolist())
+    return list(((values / scale if scale > 0 else values) / cost).tolist())
 
 
 def size_after(model: nn.Module, positions: Mapping[str, float], size: Size, cuts: Cuts) -> int:

@@ -26,7 +26,7 @@ from ..losses import supervised_loss
 from .groups import WEIGHTED, Group, as_arguments, find_groups
 from .importance import Importance, Loss, scores
 from .removal import cuts_of, remove
-from .selection import Order, Scope, Size, ordered, size_after
+from .selection import Order, Scope, Size, ordered, size_after, unit_costs
 from .soundness import sound
 
 
@@ -49,6 +49,8 @@ class Pruning:
         scope: whether groups compete, or each loses the same share.
         most: the largest share of one group that may go.
         round_to: what stays of each group is a multiple of this, where the group had that many.
+        by_cost: rank units by their worth for each part of the limit's size that they take, not by worth alone: of
+            two that are worth the same, the one that brings more goes first.
         keep: paths of modules whose outputs stay as they are.
 
     Raises:
@@ -61,6 +63,7 @@ class Pruning:
     scope: Scope = Scope.GLOBAL
     most: float = 0.9
     round_to: int = 1
+    by_cost: bool = False
     keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -70,6 +73,8 @@ class Pruning:
             )
         if self.limit is not None and self.ratio:
             raise UsageError("give a ratio or a limit, not both")
+        if self.limit is None and self.by_cost:
+            raise UsageError("by_cost ranks by what the limit counts: give a limit")
         if not 0 < self.most < 1 or self.round_to < 1:
             raise UsageError(
                 f"most is a share above 0 and below 1 ({self.most}), round_to at least 1 ({self.round_to})"
@@ -172,6 +177,7 @@ def prune(
         scope=settings.scope,
         most=settings.most,
         round_to=settings.round_to,
+        costs=_costs(model, found, settings),
     )
     removed, met = _enough(model, found, order, settings)
     smaller = model if in_place else copy.deepcopy(model)
@@ -183,6 +189,12 @@ def prune(
         met=met,
         refused=found.refused,
     )
+
+
+def size_of(model: nn.Module, example: Any, size: Size) -> int:
+    """What a model has of a size; MACs for the example, as `prune` counts them."""
+    positions = _positions(model, example) if size is Size.MACS else {}
+    return size_after(model, positions, size, {})
 
 
 def refuse_wrapped(model: Any) -> None:
@@ -202,6 +214,12 @@ def refuse_wrapped(model: Any) -> None:
         raise UsageError(
             f"{type(model).__name__} keeps shapes of its own: prune the module inside, then wrap it anew"
         )
+
+
+def _costs(model: nn.Module, found: Prunable, settings: Pruning) -> dict[str, float] | None:
+    if settings.limit is None or not settings.by_cost:
+        return None
+    return unit_costs(model, found.groups, found.positions, settings.limit.size)
 
 
 def _enough(model: nn.Module, found: Prunable, order: Order, settings: Pruning) -> tuple[Any, bool]:

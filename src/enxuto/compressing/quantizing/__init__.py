@@ -20,7 +20,6 @@ from .affine import (
 from .correcting import BiasCorrection, correct_biases
 from .coverage import cover
 from .equalising import Clip, Equalisation, Equalised, Pair, equalise
-from .fidelity import Fidelity, fidelity
 from .grids import Grid
 from .layers import with_weights
 from .onnx_recipes import quantize_onnx, weight_names
@@ -36,7 +35,6 @@ __all__ = [
     "Clip",
     "Equalisation",
     "Equalised",
-    "Fidelity",
     "FineTuned",
     "FineTuning",
     "Grid",
@@ -51,7 +49,6 @@ __all__ = [
     "correct_biases",
     "cover",
     "equalise",
-    "fidelity",
     "fine_tune_quantized",
     "lesson",
     "pack4",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -111,6 +111,33 @@ def values_of(tensor: TensorProto) -> np.ndarray[Any, Any]:
 def initializers(model: ModelProto) -> dict[str, TensorProto]:
     """The stored tensors by name."""
     return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def name_products(model: ModelProto, weights: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Give the weights of matrix products the names that their module has for them.
+
+    Exporters store a linear layer's weight transposed where its inputs have more than two dimensions, under a
+    name of their own.
+
+    Args:
+        model: changed in place.
+        weights: `[outputs, inputs]` by name. Of equal weights the first gives its name.
+    """
+    known: dict[tuple[tuple[int, ...], bytes], str] = {}
+    for name, weight in weights.items():
+        known.setdefault((weight.T.shape, np.ascontiguousarray(weight.T).tobytes()), name)
+    taken = set(initializers(model))
+    for node in model.graph.node:
+        if node.op_type != "MatMul" or (tensor := initializers(model).get(node.input[1])) is None:
+            continue
+        values = values_of(tensor)
+        new = known.get((values.shape, values.tobytes()))
+        if new is None or new in taken:
+            continue
+        for other, position in readers(model)[tensor.name]:
+            other.input[position] = new
+        tensor.name = new
+        taken.add(new)
 
 
 def readers(model: ModelProto) -> dict[str, list[tuple[NodeProto, int]]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from ...errors import UsageError
 from ...samples import Samples
+from ...verifying import fidelity
 from .affine import CHANNELS8, Affine
-from .fidelity import Fidelity, fidelity
 from .layers import holding_weights, outputs_of, rounded, rounded_inputs, rounded_layers
 
 
@@ -31,17 +31,20 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSensitivity:
-    """One layer quantized alone: how far the outputs move, and how many weights that buys."""
+    """One layer quantized alone: how far the outputs move, and how many weights that buys.
+
+    `moved` is the KL divergence in nats; of outputs that are numbers and no classes, noise as a share of the signal.
+    """
 
     layer: str
     weights: int
-    fidelity: Fidelity
+    moved: float
 
 
 def sensitivity(
     model: nn.Module, samples: Samples, probe: Probe | None = None
 ) -> tuple[LayerSensitivity, ...]:
-    """The layers of a model, the most sensitive (largest KL) first.
+    """The layers of a model, the most sensitive first.
 
     One run of the samples for each layer, and one plain; the model is as before afterwards. No labels are read.
 
@@ -65,6 +68,13 @@ def sensitivity(
             contextlib.nullcontext() if probe.inputs is None else rounded_inputs({path: layer}, probe.inputs)
         )
         with holding_weights(layers, {path: rounded(layer.weight.data, probe.weights)}), inputs:
-            moved = fidelity(plain, outputs_of(model, samples, probe.batch_size))
-        found.append(LayerSensitivity(layer=path, weights=layer.weight.numel(), fidelity=moved))
-    return tuple(sorted(found, key=lambda each: -each.fidelity.kl))
+            moved = _moved(plain, outputs_of(model, samples, probe.batch_size))
+        found.append(LayerSensitivity(layer=path, weights=layer.weight.numel(), moved=moved))
+    return tuple(sorted(found, key=lambda each: -each.moved))
+
+
+def _moved(plain: Tensor, other: Tensor) -> float:
+    if plain.dim() > 1 and plain.shape[1] > 1:
+        return fidelity(plain, other).kl
+    noise = float((plain - other).double().square().sum())
+    return noise / float(plain.double().square().sum()) if noise else 0.0

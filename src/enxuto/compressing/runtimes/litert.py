@@ -44,7 +44,8 @@ class LiteRt(Runtime):
         from ..silence import quietly
         from .exporting import eval_copy, inputs_of, not_converted, traced
 
-        converter = needed("litert_torch", _INSTALL)
+        with quietly():  # importing it draws random numbers
+            converter = needed("litert_torch", _INSTALL)
         program = traced(model, example_inputs, dynamic_batch=False)
         try:
             with quietly(), tempfile.TemporaryDirectory(prefix="enxuto-") as folder:

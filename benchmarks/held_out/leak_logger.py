@@ -1,0 +1,28 @@
+"""Leak: a logging handler buffers its records, whose arguments are tensors."""
+
+import logging
+from logging.handlers import MemoryHandler
+
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+
+inputs, targets = torch.randn(640, 64), torch.randn(640)
+model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+criterion = nn.MSELoss()
+
+handler = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL)
+logger = logging.getLogger("training")
+logger.setLevel(logging.INFO)
+logger.propagate = False
+logger.addHandler(handler)
+
+for step in range(40):
+    optimizer.zero_grad()
+    outputs = model(inputs)
+    criterion(outputs.mean(1), targets).backward()
+    optimizer.step()
+    logger.info("step %d: %s", step, outputs.detach())  # <- here

@@ -1,0 +1,13 @@
+"""M02: step 1 fits; step 2 does not, since Adam made its state in between. budget: 2300 KiB"""
+
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+optimizer = torch.optim.Adam(net.parameters(), foreach=False, fused=True)
+for _ in range(4):
+    optimizer.zero_grad(set_to_none=False)
+    loss = net(torch.randn(96, 256)).square().mean()
+    loss.backward()
+    optimizer.step()

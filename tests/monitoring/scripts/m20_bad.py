@@ -1,0 +1,10 @@
+"""M20: inference on an input of any size. budget: 2 MiB"""
+
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 3, 3)).eval()
+for side in (32, 256):
+    with torch.inference_mode():
+        net(torch.randn(1, 3, side, side))
