@@ -21,10 +21,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n.*?^```\n)?", re.MULTILINE | re.DOTALL)
-NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+NUMBER = re.compile(r"(\d[\d,]*(?:\.\d+)?)(%?)")
 
-#: How far a number on a line with ≈ may be off, as a share: training rounds differently on another processor.
-CLOSE = 0.1
+#: How far a number on a line with ≈ may be off: training rounds differently on another processor. A share, and points
+#: for what is in percent.
+CLOSE, POINTS = 0.1, 10
 
 
 def run(page: str) -> tuple[str, dict[str, str]]:
@@ -52,8 +53,13 @@ def agree(said: str, true: str) -> bool:
         return True
     if "≈" not in said or NUMBER.sub("#", said).split() != NUMBER.sub("#", true).split():
         return False
-    numbers = ([float(n.replace(",", "")) for n in NUMBER.findall(line)] for line in (said, true))
-    return all(math.isclose(one, other, rel_tol=CLOSE) for one, other in zip(*numbers, strict=True))
+    return all(map(_close, NUMBER.findall(said), NUMBER.findall(true)))
+
+
+def _close(said: tuple[str, str], true: tuple[str, str]) -> bool:
+    one, other = (float(number.replace(",", "")) for number, _ in (said, true))
+    percent = said[1] == true[1] == "%"
+    return abs(one - other) <= POINTS if percent else math.isclose(one, other, rel_tol=CLOSE)
 
 
 def differences(path: Path, written: str, pictures: dict[str, str]) -> list[str]:

@@ -129,6 +129,8 @@ def test_a_page_runs_in_one_process_and_is_written_with_its_outputs(tmp_path: Pa
         ("peak 15.4 MiB", "peak 15.5 MiB", False),
         ("right ≈ 95.9%", "right ≈ 93.0%", True),
         ("right ≈ 95.9%", "right ≈ 9.9%", False),
+        ("right ≈ 9.9%", "right ≈ 15.0%", True),
+        ("≈ 0.16", "≈ 0.19", False),
         ("right ≈ 1,200", "right ≈ 1,250", True),
         ("right ≈ 95.9%", "wrong ≈ 95.9%", False),
         ("right ≈ 95.9%", "right ≈ 95.9% 3", False),
