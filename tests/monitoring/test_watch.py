@@ -13,12 +13,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import enxuto as ex
+from enxuto import _torch_private as private
 from enxuto.errors import OutOfBudget, UsageError
 from enxuto.monitoring.process import Process
 from enxuto.monitoring.schedule import SHARE, Schedule
 from enxuto.records import Ending, How, StepKind, from_json
 from enxuto.verifying.memory import standing_bytes, true_peaks
 from enxuto.workload import Workload
+from tests.monitoring.watched import run_watched
 
 
 def net() -> nn.Sequential:
@@ -265,3 +267,39 @@ def test_the_kernels_figures() -> None:
     assert process.take_peak() < high
     assert process.workers() == 0
     process.close()
+
+
+def test_an_inference_mode_may_begin_and_end_anywhere() -> None:
+    """One that begins in a recorded step and ends after it: its end brings back the dispatch keys of its beginning."""
+    source = """
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+seen = []
+
+@torch.inference_mode()
+def evaluate():
+    model.eval()
+    counts = torch.zeros(4)
+    for _ in range(3):
+        counts += model(torch.randn(8, 16)).sum(0)
+    model.train()
+    return counts
+
+for _ in range(8):
+    optimizer.zero_grad()
+    model(torch.randn(8, 16)).square().mean().backward()
+    optimizer.step()
+    seen.append(evaluate().sum().item())
+"""
+    seen = run_watched(source, "/nowhere/evaluating.py")
+    assert not seen.error
+    assert not any("stopped watching" in line for line in seen.said)
+    kinds = [step.kind for step in seen.recording.recorded]
+    assert kinds.count(StepKind.UPDATE) > 2
+    assert kinds.count(StepKind.CALL) > 2
+    assert not private.dispatch_modes()
+    assert private.saved_tensor_hooks() is None

@@ -61,6 +61,10 @@ class Schedule:
         self.spent = max(self.spent, self.share * elapsed - _BURST * self._last_cost)
         return self.spent + self._last_cost <= share * elapsed
 
+    def missed(self, kind: StepKind) -> None:
+        """The step that was wanted could not be recorded: the next of its kind comes in its place."""
+        self._steps[kind] -= 1
+
     def recorded(self, shapes: Any, cost: float) -> None:
         """A step was recorded, which took so many seconds more than it would have taken."""
         self.spent += cost

@@ -151,10 +151,16 @@ class _Running:
     kind: StepKind
     grad_enabled: bool
     evaluating: bool
+    in_inference: bool  # it was put on inside of an inference mode
     called_at: Site | None
     parameters: int = 0
     gradless: int = 0
-    left: bool = False  # the recorder is off, the step goes on
+    left: bool = False  # it is to be off, the step goes on
+
+    @property
+    def can_be_left(self) -> bool:
+        """Whether taking the recorder off here upsets nobody."""
+        return self.recorder.on_top and (self.in_inference or not torch.is_inference_mode_enabled())
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -212,6 +218,7 @@ class Watch(Listener):
         self._pending: dict[StepKind, _Pending] = {}
         self._row_cost = self._last_row = self._next_check = 0.0
         self._running: _Running | None = None
+        self._lingering: list[_Running] = []  # over, and not taken off yet
         self._span: Span | None = None
         self._off = False
         self._nested = self._begun_early = False
@@ -313,6 +320,7 @@ class Watch(Listener):
         self._stack.close()
         if not self._off:
             self._quietly(self._finish, error)
+        self._quietly(self._take_off)
         self._process.close()
 
     def pause(self) -> None:
@@ -420,6 +428,7 @@ class Watch(Listener):
             )
 
     def _root_begins(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._take_off()
         now = time.perf_counter()
         grad = torch.is_grad_enabled()
         evaluating = not module.training or not grad
@@ -437,6 +446,8 @@ class Watch(Listener):
                 wanted = self._schedule.wants(kind, (kind, shapes), now - self._began, size_of(shapes))
                 if wanted and self._may_record(module):
                     self._start_recording(kind, module, shapes, (args, kwargs))
+                elif wanted:
+                    self._schedule.missed(kind)
         elif self._running is not None and self.budget:
             self._running.recorder.ceiling = self.budget
         span = self._span
@@ -450,7 +461,7 @@ class Watch(Listener):
     def _between_updates(self) -> None:
         """Where models are called inside of hooks: a recording ends with an update, and the next begins with it."""
         if self._running is not None:
-            self._left(self._running)
+            self._leave(self._running)
         elif self._span is not None and _undisturbed() and private.backward_node() is None:
             shapes = tuple(self._span.shapes[:1])
             if self._schedule.wants(StepKind.UPDATE, shapes, time.perf_counter() - self._began):
@@ -595,14 +606,16 @@ class Watch(Listener):
             shapes=(kind, shapes),
             kind=kind,
             grad_enabled=torch.is_grad_enabled(),
+            in_inference=torch.is_inference_mode_enabled(),
             evaluating=module is not None and not module.training,
             called_at=self._sites.rows[site] if site >= 0 else None,
         )
 
     def _end_recording(self, kind: StepKind, shapes: Any, seconds: float) -> RecordedStep | None:
         running = self._running
-        if running is None or not self._left(running):
+        if running is None:
             return None
+        self._leave(running)
         self._running = None
         began = time.perf_counter()
         recorder = running.recorder
@@ -645,12 +658,21 @@ class Watch(Listener):
             for copied in self._census.copies:
                 self._log.event("copied", copied)
 
-    def _left(self, running: _Running) -> bool:
-        """Take the recorder off, if nobody has put something on top of it; whether it is off."""
-        if not running.left and running.recorder.on_top:
-            running.recorder.__exit__(None, None, None)
+    def _leave(self, running: _Running) -> None:
+        """Take the recorder off: here, or where it next can be."""
+        if not running.left:
             running.left = True
-        return running.left
+            self._lingering.append(running)
+        self._take_off()
+
+    def _take_off(self) -> None:
+        """Take off what is over, unless somebody has put something on top of it.
+
+        Nor inside of an inference mode that began after it: the end of one brings back the dispatch keys of its
+        beginning (c10/core/InferenceMode.h), ours among them, and PyTorch fails where no mode stands behind it.
+        """
+        while self._lingering and self._lingering[-1].can_be_left:
+            self._lingering.pop().recorder.__exit__(None, None, None)
 
     def _timeline(self, recorder: Recorder, running: _Running, kind: StepKind) -> Timeline:
         facts = Facts(
@@ -692,8 +714,9 @@ class Watch(Listener):
     def _drop_recorder(self, *, partial: bool = False) -> None:
         """End a recording whose step did not; what was seen of it may still tell why."""
         running = self._running
-        if running is None or not self._left(running):
+        if running is None:
             return
+        self._leave(running)
         self._running = None
         recorder = running.recorder
         if partial:

@@ -278,8 +278,8 @@ class Recorder(private.TorchDispatchMode):
 
     def retire(self) -> None:
         """Forget everything that was recorded, once the recording is over. A graph that outlives its step keeps
-        its recorder alive, and shall keep no more than that."""
-        self._retired = True
+        its recorder alive, and shall keep no more than that. While it is on still, everything passes by it."""
+        self._retired = self._paused = True
         lists = [name for name, value in vars(self).items() if isinstance(value, list) and name[1:2] == "_"]
         for name in lists:
             setattr(self, name, [])
@@ -570,6 +570,8 @@ class Recorder(private.TorchDispatchMode):
     # -- saved tensors -----------------------------------------------------------------------------------
 
     def _pack(self, tensor: Tensor) -> _Held:
+        if self._retired:
+            return _Held(self, _UNSET, tensor if tensor.grad_fn is None else tensor.detach())
         blocks: list[int] = []
         self._collect(tensor, blocks)
         block = blocks[0] if blocks else _UNSET
