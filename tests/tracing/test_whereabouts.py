@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from enxuto import Category, Phase, Timeline
+from enxuto.tracing.sites import _is_user
 from tests.tracing.small_steps import calls_of, ops_of, traced
 
 
@@ -140,3 +143,33 @@ def test_calls_are_nested_as_the_modules_are() -> None:
         inner = t.calls[inner.parent]
         path.append(t.text(inner.module))
     assert path == ["blocks.1", "blocks", ""]
+
+
+def test_torch_behind_a_symbolic_link_is_no_users_code(tmp_path: Path) -> None:
+    """As in an environment that is reached by a link: its files are named by the link, its folder is elsewhere."""
+    (tmp_path / "installed").symlink_to(Path(torch.__file__).parent.parent)
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(tmp_path / 'installed')!r})\n"
+        "import torch\n"
+        "from enxuto import Workload, trace\n"
+        "work = Workload(\n"
+        "    model=lambda: torch.nn.Linear(4, 4),\n"
+        "    batch=lambda n=None: torch.ones(2, 4),\n"
+        "    loss=lambda model, x: model(x).square().sum(),\n"
+        "    optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),\n"
+        ")\n"
+        "timeline = trace(work, calibrate=False)\n"
+        "assert torch.__file__.startswith(sys.path[0])\n"
+        "print(sorted({site.file for site in timeline.sites}))\n"
+    )
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.stdout.strip() == "['train.py']", done.stderr
+
+
+def test_what_only_begins_like_torch_is_the_users() -> None:
+    beside = Path(torch.__file__).parent.parent / "torchvision" / "models" / "resnet.py"
+    assert _is_user(str(beside))
+    assert not _is_user(torch.nn.functional.__file__)

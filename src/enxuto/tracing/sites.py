@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -12,10 +13,20 @@ import torch
 
 from ..records import Site
 
-_PACKAGE = str(Path(__file__).resolve().parent.parent)
-_OBSERVERS = tuple(str(Path(_PACKAGE) / name) for name in ("tracing", "monitoring", "_torch_private.py"))
-_NETS = str(Path(_PACKAGE) / "architectures")  # the zoo's nets read like a user's model
-_TORCH = str(Path(torch.__file__).resolve().parent)
+
+def _inside(*places: Path) -> tuple[str, ...]:
+    """How the names of files in some folders begin: as they are imported, and behind symbolic links."""
+    return tuple({f"{each}{os.sep}" for place in places for each in (place, place.resolve())})
+
+
+_PACKAGE = Path(__file__).absolute().parent.parent
+_OBSERVERS = (
+    *_inside(_PACKAGE / "tracing", _PACKAGE / "monitoring"),
+    str(_PACKAGE / "_torch_private.py"),
+    str(_PACKAGE.resolve() / "_torch_private.py"),
+)
+_NETS = _inside(_PACKAGE / "architectures")  # the zoo's nets read like a user's model
+_LIBRARIES = _inside(Path(torch.__file__).parent, _PACKAGE)
 _STANDARD = sysconfig.get_paths()["stdlib"]
 _INSTALLED = ("site-packages", "dist-packages")
 
@@ -75,7 +86,7 @@ class SiteTable:
 def _is_user(file: str) -> bool:
     if file.startswith("<"):  # generated code: dataclasses, einops, torch.fx
         return False
-    if file.startswith((_TORCH, _PACKAGE)):
+    if file.startswith(_LIBRARIES):
         return file.startswith(_NETS)
     return not file.startswith(_STANDARD) or any(part in file for part in _INSTALLED)
 
