@@ -122,17 +122,19 @@ _LOSSES: dict[str, Any] = {}
 
 @cache
 def _traced(name: str, optimizer: int) -> Timeline:
-    return trace(replace(NETS[name], optimizer=OPTIMIZERS[optimizer]), calibrate=False, steps=2)
+    return trace(
+        replace(NETS[name], optimizer=OPTIMIZERS[optimizer]), calibrate=False, steps=2, find_holders=False
+    )
 
 
 @cache
 def _traced_late(name: str) -> Timeline:
-    return trace(replace(NETS[name], step=_late), calibrate=False, steps=2)
+    return trace(replace(NETS[name], step=_late), calibrate=False, steps=2, find_holders=False)
 
 
 @cache
 def _at_batch(name: str, size: int) -> Timeline:
-    return trace(NETS[name].at_batch(size), calibrate=False, steps=2)
+    return trace(NETS[name].at_batch(size), calibrate=False, steps=2, find_holders=False)
 
 
 def row_of(lever: str, cases: int) -> Row:

@@ -12,9 +12,14 @@ _CACHE = tempfile.mkdtemp(prefix="enxuto-tests-")
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ["ENXUTO_CACHE"] = _CACHE  # before anything of enxuto is imported: the user's cache stays as it is
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
 
-gc.collect()
-gc.freeze()  # a trace collects garbage several times: not through every object of PyTorch again
+
+@pytest.fixture(autouse=True, scope="module")
+def _settled() -> None:
+    """A trace collects garbage several times: not through every object of PyTorch and of earlier tests again."""
+    gc.collect()
+    gc.freeze()

@@ -37,6 +37,8 @@ narrow = build(batch=lambda n=None: torch.zeros(2, 5))
 def stops(m, x): raise SystemExit(0)
 stopping = build(stops)
 net = nn.Linear(4, 2)
+pictures = ex.Workload(model=lambda: nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten()), batch=lambda n=2:
+    torch.zeros(n, 3, 8, 8), loss=lambda m, x: m(x).sum(), optimizer=lambda p: torch.optim.SGD(p, lr=0.1), batch_size=2)
 """
 
 
@@ -210,8 +212,8 @@ def test_json_goes_to_stdout_alone_and_files_can_be_reported(
 
 
 def test_two_explanations_are_compared(net: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", "net.py:work", "--batch", "8", "--save", "a.json"]) == 0
-    assert main(["explain", "net.py:work", "--batch", "16", "--save", "b.json"]) == 0
+    assert main(["explain", "net.py:work", "--batch", "8", "--no-calibrate", "--save", "a.json"]) == 0
+    assert main(["explain", "net.py:work", "--batch", "16", "--no-calibrate", "--save", "b.json"]) == 0
     peaks = [read(name).peak for name in ("a.json", "b.json")]
     assert peaks[0] < peaks[1]
     capsys.readouterr()
@@ -381,3 +383,13 @@ def test_an_interrupt_is_quiet(net: Path) -> None:
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "")
     assert not (net / "s.json").exists()
+
+
+def test_where_no_plan_fits_a_classifier_leaner_nets_are_a_command_away(
+    net: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--no-calibrate", "--no-measure", "--budget", "10", "--batch", "2"]
+    assert main(["fit", "net.py:pictures", *small]) == 1
+    assert "enxuto compare net.py:pictures --suggest --budget 10 --batch 2\n" in capsys.readouterr().err
+    assert main(["fit", "net.py:work", *small]) == 1
+    assert "enxuto compare" not in capsys.readouterr().err

@@ -39,6 +39,7 @@ def test_where_no_net_can_be_compared_the_reasons_are_shown(capsys: pytest.Captu
         (["zoo:lstm", "--suggest", "--budget", "1GB", "--size", "9"], "takes --size from the TARGET"),
         (["zoo:lstm", "--html", "no/such/folder/page.html"], "there is no folder"),
         (["zoo:nothing*"], "no net of zoo matches"),
+        (["zoo:lstm", "zoo:resent18"], "did you mean resnet18"),
     ],
 )
 def test_what_is_asked_wrongly_is_a_usage_error(

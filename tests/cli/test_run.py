@@ -74,10 +74,11 @@ for step in range(1, 100_000):
 
 def started(folder: Path, *command: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(
-        [sys.executable, *command], cwd=folder, text=True, env=environment, start_new_session=True, **pipes
-    )
+        [sys.executable, *command], cwd=folder, text=True, env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # in the background it is off
+    )  # fmt: skip
 
 
 def test_a_script_that_does_everything_does_it_as_without_us(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,7 +70,8 @@ def fit(
         from ..targets import resolve
 
         saved: Any = None if plan is None else read(plan, expect=Plan)
-        fitter = Fit(resolve(target, batch=batch), calibrate=not no_calibrate, progress=say)
+        work = resolve(target, batch=batch)
+        fitter = Fit(work, calibrate=not no_calibrate, progress=say)
         options: dict[str, Any] = {"measure": not no_measure, "target": target if cap else None}
         fitted = fitter.again(saved, **options) if asked is None else fitter.within(asked, **options)
     output.write_files(fitted, html=html)
@@ -80,8 +82,22 @@ def fit(
         export_script(fitted.plan, export)
         output.say_wrote(export)
     output.show(fitted, as_json=as_json)
+    if not fitted.plan.fits and not as_json:
+        _point_to_leaner_nets(work, target, batch, fitted.plan.budget.bytes)
     if not fitted.plan.fits or not fitted.verdict.passed:
         raise typer.Exit(1)
+
+
+def _point_to_leaner_nets(work: Any, target: str, batch: int | None, nbytes: int) -> None:
+    """Where no lever is enough, another net may be."""
+    from shlex import quote
+
+    from ..comparing import has_others
+
+    if has_others(work):
+        size = "" if batch is None else f" --batch {batch}"
+        command = f"enxuto compare {quote(target)} --suggest --budget {nbytes}{size}"
+        print(f"Nets of the zoo that would train in it: {command}", file=sys.stderr)
 
 
 def _budget(text: str, slowdown: float, fixed: list[str], *, lossy: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -10,11 +11,11 @@ from dataclasses import replace
 import torch
 
 from ..devices import cpu_device
-from ..errors import UsageError
+from ..errors import MissingDependency, UsageError, UserCodeError
 from ..planning.times import Speeds
 from ..records import ComparedNet, Comparison, Device, Scenario
 from ..records.comparison import needs
-from ..targets import OPTIMIZERS, matching
+from ..targets import NAMED_SCHEMES, OPTIMIZERS, matching, resolve
 from ..workload import Workload
 from .asking import answers
 from .dominance import with_dominated
@@ -154,10 +155,14 @@ def row_of(target: str, found: Answer) -> ComparedNet:
 
 
 def _expanded(nets: Sequence[str | Workload]) -> list[str | Workload]:
-    """Each net once, patterns spelt out."""
+    """Each net once, patterns spelt out; a name that no net has is refused before any work is done."""
     every: list[str | Workload] = []
     for net in nets:
         every += [net] if isinstance(net, Workload) else matching(net)
+    for name in every:
+        if isinstance(name, str) and name.partition(":")[0] in NAMED_SCHEMES:
+            with contextlib.suppress(MissingDependency, UserCodeError):
+                resolve(name)
     return list({id(net) if isinstance(net, Workload) else net: net for net in every}.values())
 
 

@@ -138,7 +138,7 @@ def examine(train: Workload, inference: Workload, asked: Asked) -> NetFigures:
     model = place_for(World.DRY, "fake").build(inference).model
     parameters = sum(parameter.numel() for parameter in model.parameters())
     file_bytes = _state_bytes(model)
-    plain = trace(inference, steps=_INFERENCE_STEPS, calibrate=asked.calibrate)
+    plain = trace(inference, steps=_INFERENCE_STEPS, calibrate=asked.calibrate, find_holders=False)
     folded_peak, notes = _folded_peak(inference, model, plain, asked)
     figures = NetFigures(
         parameters=parameters,
@@ -166,7 +166,7 @@ def _folded_peak(
         return plain.peak, ()
     apply_folds(model, edits)
     folded = replace(inference, model=lambda: apply_folds(inference.model(), edits))
-    return trace(folded, steps=_INFERENCE_STEPS, calibrate=asked.calibrate).peak, ()
+    return trace(folded, steps=_INFERENCE_STEPS, calibrate=asked.calibrate, find_holders=False).peak, ()
 
 
 def _with_training(figures: NetFigures, train: Workload, asked: Asked) -> NetFigures:
@@ -187,7 +187,7 @@ def _with_training(figures: NetFigures, train: Workload, asked: Asked) -> NetFig
 
 
 def _training_trace(train: Workload, batch: int, asked: Asked) -> Timeline:
-    return trace(train.at_batch(batch), steps=_TRAINING_STEPS, calibrate=asked.calibrate)
+    return trace(train.at_batch(batch), steps=_TRAINING_STEPS, calibrate=asked.calibrate, find_holders=False)
 
 
 def _two_sizes(batch: int) -> tuple[int, int]:

@@ -89,6 +89,19 @@ def suggest(
     return replace(assembled(rows, wanted, asked, device, own=own.target), budget=budget)
 
 
+def has_others(work: Workload) -> bool:
+    """Whether the zoo has nets to suggest instead of this one: it is a classifier of square colour images.
+
+    Raises:
+        UserCodeError: the net's own code raised.
+    """
+    try:
+        _conditions(work)
+    except UndecidableError:
+        return False
+    return True
+
+
 def candidates() -> list[str]:
     """TARGETs of the zoo's classifiers that take images of any size, with a few thinner ones."""
     names = [name for name, entry in ZOO.items() if entry.defaults.width is not None]

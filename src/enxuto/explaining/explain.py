@@ -88,15 +88,21 @@ class _Tracer:
     calibrate: bool
     progress: Callable[[str], None] | None
 
-    def trace(self, work: Workload) -> Timeline:
-        return trace(work, world=self.world, calibrate=self.calibrate, progress=self.progress)
+    def trace(self, work: Workload, *, find_holders: bool = True) -> Timeline:
+        return trace(
+            work,
+            world=self.world,
+            calibrate=self.calibrate,
+            find_holders=find_holders,
+            progress=self.progress,
+        )
 
 
 def _with_other_mode(explanation: Explanation, work: Workload, tracer: _Tracer) -> Explanation:
     """The Explanation of an inference with the peak of the other gradient mode beside it."""
     label = "under torch.no_grad()" if work.grad else "with gradient recording on"
     try:
-        other = tracer.trace(work.inference(grad=not work.grad))
+        other = tracer.trace(work.inference(grad=not work.grad), find_holders=False)
     except EnxutoError as error:
         return _noted(explanation, f"{label}: could not be traced: {error}")
     finding = _forgotten_no_grad(explanation.peak, other.peak) if work.grad else ()

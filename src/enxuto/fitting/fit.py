@@ -142,7 +142,9 @@ class Fit:
         return self._planner
 
     def _traced(self, work: Workload) -> Timeline:
-        return trace(work, scratch=self.scratch, calibrate=self.calibrate, progress=self.progress)
+        return trace(
+            work, scratch=self.scratch, calibrate=self.calibrate, find_holders=False, progress=self.progress
+        )
 
     def _bases(self) -> tuple[list[Base], list[Refusal]]:
         work = self.work

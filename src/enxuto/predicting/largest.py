@@ -214,7 +214,11 @@ class _Search:
         self.say(f"{self.work.name} at batch size {size:,}")
         try:
             timeline = trace(
-                self.work.at_batch(size), scratch=self.scratch, calibrate=self.calibrate, progress=self.say
+                self.work.at_batch(size),
+                scratch=self.scratch,
+                calibrate=self.calibrate,
+                find_holders=False,
+                progress=self.say,
             )
         except UserCodeError as error:
             raise UserCodeError(f"at batch size {size:,}: {error}") from error.__cause__

@@ -35,6 +35,7 @@ def trace(
     steps: int = STEPS,
     scratch: ScratchTable | None = None,
     calibrate: bool = True,
+    find_holders: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> Timeline:
     """Record one steady step of a workload: every block of memory, why it lives, what ran.
@@ -46,6 +47,7 @@ def trace(
         steps: steps to run; the last is the Timeline, the peaks of all are in `facts.step_peaks`.
         scratch: where kernel scratch is looked up; None is the table of this machine.
         calibrate: measure scratch that the table lacks by running each distinct op call once.
+        find_holders: run the step once more to find what holds the temporaries at its peak.
         progress: called with a line of text as the work goes on.
 
     Returns:
@@ -80,7 +82,9 @@ def trace(
     ]
     peaks = tuple(timeline.peak for timeline in timelines)
     timeline = replace(timelines[-1], facts=replace(facts, step_peaks=peaks))
-    return _with_holders(timeline, recorded.windows[-1], recorded.loop) if recorded.loop else timeline
+    if recorded.loop is None or not find_holders:
+        return timeline
+    return _with_holders(timeline, recorded.windows[-1], recorded.loop)
 
 
 def _with_holders(timeline: Timeline, window: Window, loop: _Loop) -> Timeline:
