@@ -38,6 +38,7 @@ from benchmarks.cpu_truth import machine
 from benchmarks.nets import NETS, fashion, trained
 from benchmarks.nets.train import Recipe, Training, augment
 from enxuto.compressing.distilling import Distillation, distil
+from enxuto.compressing.runtimes.onnx_runtime import int8_saturates
 from enxuto.errors import UsageError
 from enxuto.records import write_atomically
 from enxuto.samples import Samples
@@ -100,6 +101,8 @@ class OnnxruntimeInt8:
 
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 
+    Its documentation asks for a reduced range on processors whose kernels saturate, and so does torchao's.
+
     Args:
         per_channel: a scale for each output channel of a weight; False is onnxruntime's default.
     """
@@ -133,6 +136,7 @@ class OnnxruntimeInt8:
                 _Reader(prepared, calibrate),
                 quant_format=QuantFormat.QDQ,
                 per_channel=self.per_channel,
+                reduce_range=int8_saturates(),
                 activation_type=QuantType.QInt8,
                 weight_type=QuantType.QInt8,
             )
@@ -170,7 +174,7 @@ class TorchaoStatic:
         )
 
         quantizer = X86InductorQuantizer()
-        quantizer.set_global(get_default_x86_inductor_quantization_config())
+        quantizer.set_global(get_default_x86_inductor_quantization_config(reduce_range=int8_saturates()))
         captured = torch.export.export(net, (data.example,), dynamic_shapes=ANY_BATCH).module()
         prepared = prepare_pt2e(captured, quantizer)
         with torch.no_grad():

@@ -43,6 +43,7 @@ from benchmarks.cpu_truth import RESULTS, machine
 from benchmarks.packages import Unavailable, fetched
 from enxuto.compressing import Effort, compress
 from enxuto.compressing.judging import Judge, as_executed
+from enxuto.compressing.runtimes.onnx_runtime import int8_saturates
 from enxuto.records import Limits, write_atomically
 from enxuto.reporting import name_settings
 from enxuto.samples import Samples, Splits
@@ -119,7 +120,7 @@ class Dynamic8:
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "plain.onnx"
             export_onnx(net, data.example, plain)
-            quantize_dynamic(plain, path)
+            quantize_dynamic(plain, path, reduce_range=int8_saturates())
 
 
 BASELINES: tuple[Baseline, ...] = (

@@ -48,6 +48,7 @@ __all__ = [
     "observed_backward",
     "observed_module_calls",
     "observed_rng_states",
+    "onnx_registry_read_once",
     "pytree",
     "refused_clipping",
     "saved_tensor_hooks",
@@ -353,3 +354,42 @@ def refused_clipping(message: str) -> Iterator[None]:
     finally:
         for name, function in before.items():
             setattr(clip, name, function)
+
+
+_onnx_functions: dict[
+    int, dict[Any, list[Any]]
+] = {}  # by opset, as the first export of this process read them
+
+
+@contextlib.contextmanager
+def onnx_registry_read_once() -> Iterator[None]:
+    """In the block `torch.onnx.export` builds its registry of 500 functions from what an earlier one parsed.
+
+    Parsing takes two thirds of the export of a small net, anew each time
+    (torch/onnx/_internal/exporter/_registration.py, `ONNXRegistry.from_torchlib`). Without that method as it was
+    in torch 2.13 nothing is changed.
+    """
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry as Registry
+
+        original: Any = Registry.__dict__["from_torchlib"]
+        usual = int(Registry().opset_version)
+    except (ImportError, KeyError, AttributeError):
+        yield
+        return
+
+    def from_torchlib(cls: Any, opset_version: int = usual) -> Any:
+        if opset_version not in _onnx_functions:
+            first = original.__get__(None, cls)(opset_version=opset_version)
+            _onnx_functions[opset_version] = first.functions
+        registry = cls()
+        registry._opset_version = opset_version
+        registry.functions = {op: list(ways) for op, ways in _onnx_functions[opset_version].items()}
+        return registry
+
+    method: Any = classmethod(from_torchlib)
+    setattr(Registry, "from_torchlib", method)  # noqa: B010 - a method of the library, for the block
+    try:
+        yield
+    finally:
+        setattr(Registry, "from_torchlib", original)  # noqa: B010

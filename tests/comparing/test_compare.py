@@ -146,7 +146,7 @@ def test_settings_of_a_target_come_first() -> None:
 
 def test_rows_are_sorted_failures_last_and_latency_is_a_ratio(tmp_path: Path) -> None:
     found = ex.compare(
-        ["zoo:nothing", SMALL, "zoo:digits_cnn"],
+        ["nothing.py:work", SMALL, "zoo:digits_cnn"],
         scenario="inference-ram",
         batch=4,
         size=28,
@@ -158,8 +158,8 @@ def test_rows_are_sorted_failures_last_and_latency_is_a_ratio(tmp_path: Path) ->
     fine = [net for net in found.nets if net.figures]
     needed = [found.needs(net) for net in fine]
     assert needed == sorted(needed, key=lambda bytes_: bytes_ or 0)
-    assert found.nets[-1].target == "zoo:nothing"
-    assert "the zoo has no net" in found.nets[-1].failed
+    assert found.nets[-1].target == "nothing.py:work"
+    assert "nothing.py" in found.nets[-1].failed
     assert found.reference == SMALL
     seconds = {net.target: net.figures.inference_seconds for net in fine if net.figures}
     for net in fine:

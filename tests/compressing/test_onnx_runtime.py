@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from enxuto._torch_private import onnx_registry_read_once
 from enxuto.errors import UsageError
 from enxuto.records import OnnxRuntimeFlags, OptimizationLevel
 
 pytest.importorskip("onnxruntime", reason="the compress extra is not installed")
+from torch.onnx._internal.exporter._registration import ONNXRegistry as Registry
+
 from enxuto.compressing.runtimes import onnx_runtime
-from enxuto.compressing.runtimes.onnx_runtime import OnnxRuntime, open_session, with_external_data
+from enxuto.compressing.runtimes.onnx_runtime import (
+    OnnxRuntime,
+    int8_saturates,
+    open_session,
+    with_external_data,
+)
 from tests.compressing.chains import onnx, write_convolutions
 
 EVERY = [
@@ -107,3 +118,31 @@ def test_a_file_that_is_no_model_is_told(tmp_path: Path) -> None:
         OnnxRuntime().load(tmp_path / "no.onnx")
     with pytest.raises(UsageError, match="is no ONNX model"):
         OnnxRuntime().describe(tmp_path / "no.onnx")
+
+
+def test_a_registry_that_was_read_once_exports_the_same() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Hardswish(), nn.Flatten(), nn.Linear(144, 2)
+    ).eval()
+    program = torch.export.export(net, (torch.zeros(2, 3, 8, 8),))
+
+    def exported() -> bytes:
+        written = torch.onnx.export(program, dynamo=True, verbose=False)
+        assert written is not None
+        return written.model_proto.SerializeToString(deterministic=True)
+
+    before, plain = Registry.__dict__["from_torchlib"], exported()
+    with onnx_registry_read_once():
+        assert exported() == exported() == plain
+        assert Registry.__dict__["from_torchlib"] is not before
+    assert Registry.__dict__["from_torchlib"] is before
+
+
+def test_saturating_kernels_are_known_by_what_they_compute() -> None:
+    """Seven bits never saturate; eight do where the processor has no instruction that adds to 32 bits at once."""
+    flags = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not flags.exists():
+        pytest.skip("x86 on Linux")
+    words = set(flags.read_text().split())
+    exact = words & {"avx512_vnni", "avx_vnni"}
+    assert int8_saturates() is (not exact and bool(words & {"avx2", "avx512bw"}))

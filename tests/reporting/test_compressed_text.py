@@ -254,7 +254,7 @@ def test_what_was_measured_of_nothing_has_no_column() -> None:
         (None, "original"),
         (made(1.0, Recipe(default=Scheme.FLOAT32)), "32 bits"),
         (made(1.0, Recipe(default=Scheme.WEIGHT4, block_size=64)), "4-bit weights, blocks of 64"),
-        (made(0.999, Recipe(reduce_range=True)), "99.9 % of the parameters, int8, in 7 bits"),
+        (made(0.999, Recipe(reduce_range=True)), "99.9 % of the parameters, int8 (weights in 7 bits)"),
         (made(1.0, compressed_samples.ENTROPY), "int8, ranges by entropy"),
         (
             made(0.5, Recipe().with_override("a", Scheme.FLOAT16).with_override("b", Scheme.WEIGHT4)),

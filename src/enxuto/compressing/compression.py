@@ -37,7 +37,7 @@ from .judging import Judge, as_executed
 from .levels import Levels
 from .making import Making
 from .runtimes import runtime
-from .runtimes.onnx_runtime import OnnxRuntime
+from .runtimes.onnx_runtime import OnnxRuntime, int8_saturates
 from .runtimes.tuning import Grid, tune
 from .search import Effort, Search
 
@@ -96,7 +96,11 @@ def compress(
     splits = data if isinstance(data, Splits) else Samples.of(data).split(seed=seed)
     learn = splits.calibrate if train is None else Samples.of(train)
     model, name = _trained(work)
-    effort = replace(effort, distillation=replace(effort.distillation, seed=seed))
+    effort = replace(
+        effort,
+        distillation=replace(effort.distillation, seed=seed),
+        reduce_range=int8_saturates() if effort.reduce_range is None else effort.reduce_range,
+    )
     key = _key(model, splits, learn, effort, limits, seed)
     judge = Judge(model, splits.choose, limits.max_drop, metric=metric, higher_is_better=higher_is_better)
     search = Search(

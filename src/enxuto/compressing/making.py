@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from ..records import Coverage, Recipe, Repair, Scheme, Settings
 from ..samples import Samples
 from .folding import fold_batch_norms
 from .quantizing import (
+    CHANNELS8,
+    BiasCorrection,
     FineTuning,
     Grid,
     Reconstruction,
@@ -60,7 +62,7 @@ class Making:
         """
         folded = folded_or_plain(model)
         if Repair.FINE_TUNE in settings.repairs:
-            _fine_tuned(self, folded, path)
+            _fine_tuned(self, folded, path, settings.recipe)
             return _slimmed(path, settings.recipe)
         if Repair.EQUALISE in settings.repairs:
             folded = equalise(folded).model
@@ -75,7 +77,8 @@ class Making:
             folded = found.model
             _restore(folded, plain, kept)
         if Repair.CORRECT in settings.repairs:
-            folded = correct_biases(folded, self.calibrate, weights=weights)
+            grid = BiasCorrection(weights=replace(CHANNELS8, bits=_bits(settings.recipe)))
+            folded = correct_biases(folded, self.calibrate, grid, weights=weights)
         export(folded, self.calibrate, settings.recipe, path, grids=grids)
         return _slimmed(path, settings.recipe)
 
@@ -121,9 +124,15 @@ def folded_or_plain(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).eval()
 
 
-def _fine_tuned(making: Making, folded: nn.Module, path: Path) -> None:
+def _fine_tuned(making: Making, folded: nn.Module, path: Path, recipe: Recipe) -> None:
+    settings = replace(making.fine_tuning, reduce_range=recipe.reduce_range)
     with torch.random.fork_rng(devices=[]):
-        fine_tune_quantized(folded, making.train, path, making.fine_tuning)
+        fine_tune_quantized(folded, making.train, path, settings)
+
+
+def _bits(recipe: Recipe) -> int:
+    """Of the weights that a recipe computes with in 8-bit kernels."""
+    return 7 if recipe.reduce_range else 8
 
 
 def _kept(recipe: Recipe) -> set[str]:
@@ -132,9 +141,11 @@ def _kept(recipe: Recipe) -> set[str]:
 
 
 def _reconstruction(recipe: Recipe) -> Reconstruction:
-    """Rounding on the grids that a recipe stores: 8 bits, and 4 where it says so."""
+    """Rounding on the grids that a recipe stores: 8 bits or 7, and 4 where it says so."""
     four = [override.name for override in recipe.overrides if override.scheme is Scheme.WEIGHT4]
-    return Reconstruction(exceptions=tuple((name.removesuffix(".weight"), 4) for name in four))
+    return Reconstruction(
+        bits=_bits(recipe), exceptions=tuple((name.removesuffix(".weight"), 4) for name in four)
+    )
 
 
 def _restore(rounded: nn.Module, plain: nn.Module, names: set[str]) -> None:

@@ -66,6 +66,8 @@ class Effort:
         schemes: how weights may be stored and computed with; FLOAT32 alone prunes and rounds nothing.
         spared: numbers of sensitive layers that are kept in 32 bits, tried one after the other.
         fine_tune: whether fine-tuning under rounding is the last rung.
+        reduce_range: whether static 8-bit kernels get 7-bit weights, so that they cannot saturate on x86 processors
+            without VNNI; None: where this machine's do. Say True to ship to such processors.
         pairs: pairs of runs by which latency is compared.
         seconds: after which no new candidate is begun; 0: no limit.
     """
@@ -83,6 +85,7 @@ class Effort:
     )
     spared: tuple[int, ...] = (1, 2)
     fine_tune: bool = True
+    reduce_range: bool | None = None
     pairs: int = 20
     seconds: float = 0.0
 
@@ -124,6 +127,8 @@ class Search:
         self.say("measuring the original in its runtime")
         self.rows.append(self._original())
         self.layers = self._needs(self.levels.original)
+        if self.effort.reduce_range:
+            self.notes.append("static 8 bits: weights in 7, x86 processors without VNNI saturate with more")
         self._level(())
         held = self._descend(())
         self._low_rank(held)
@@ -269,21 +274,27 @@ class Search:
             needs = self._needs(model) if cuts else self.layers
             for spared in self.effort.spared:
                 names = [f"{need.layer}.weight" for need in needs[:spared]]
-                yield Settings(cuts=cuts, repairs=(), recipe=_TRIMMED.with_override(names, Scheme.FLOAT32))
+                recipe = self._static(_TRIMMED).with_override(names, Scheme.FLOAT32)
+                yield Settings(cuts=cuts, repairs=(), recipe=recipe)
         if Scheme.FLOAT32 in allowed and cuts:  # with no cut this is the original
             yield Settings(cuts=cuts, repairs=(), recipe=Recipe(default=Scheme.FLOAT32))
 
     def _ladder(self) -> Iterator[tuple[tuple[Repair, ...], Recipe]]:
         """8 bits plainly, then each repair, wider activations, and only weights in 8 bits."""
         rebuilt = (Repair.RECONSTRUCT,)
-        yield (), _PLAIN
-        yield (), _TRIMMED
-        yield (Repair.EQUALISE, Repair.CORRECT), _TRIMMED
-        yield rebuilt, _TRIMMED
+        plain, trimmed = self._static(_PLAIN), self._static(_TRIMMED)
+        yield (), plain
+        yield (), trimmed
+        yield (Repair.EQUALISE, Repair.CORRECT), trimmed
+        yield rebuilt, trimmed
         if self.effort.fine_tune and not self.judge.gives_numbers:  # its teacher speaks in classes
-            yield (Repair.FINE_TUNE,), _PLAIN
+            yield (Repair.FINE_TUNE,), plain
         yield rebuilt, replace(_TRIMMED, default=Scheme.STATIC8_WIDE)
         yield rebuilt, replace(_PLAIN, default=Scheme.WEIGHT8)
+
+    def _static(self, recipe: Recipe) -> Recipe:
+        """A recipe of 8-bit kernels, in the range that they do not saturate in."""
+        return replace(recipe, reduce_range=bool(self.effort.reduce_range))
 
     def _finer(self, held: Settings, model: nn.Module) -> Iterator[Settings]:
         """What held, with the weights of large linear layers in 4 bits: as they are, then with rounding repaired."""

@@ -72,7 +72,8 @@ class Recipe:
         block_size: weights that share a scale in WEIGHT4 (a power of two from 16).
         smallest: weights of fewer elements stay in 32 bits under the weight-only schemes: the scales and the
             extra node would cost more than they save.
-        reduce_range: static weights in 7 bits, for x86 processors without VNNI, whose kernels may saturate.
+        reduce_range: weights of static and dynamic schemes in 7 bits, for x86 processors without VNNI, whose
+            kernels saturate where two products of 8 bits do not fit 16.
     """
 
     kind: ClassVar[str] = "recipe"

@@ -90,7 +90,7 @@ def _last_of_kinds(cuts: Sequence[Cut]) -> list[Cut]:
 def _recipe(recipe: Recipe) -> Iterator[str]:
     schemes = {each.name: each.scheme for each in recipe.overrides}  # the last one that names a node holds
     others = Counter(scheme for scheme in schemes.values() if scheme is not recipe.default)
-    yield _SCHEMES[recipe.default]
+    yield _SCHEMES[recipe.default] + (" (weights in 7 bits)" if recipe.reduce_range else "")
     for scheme, layers in others.items():
         yield f"{counted(layers, 'layer')} in {_SCHEMES[scheme]}"
     if Scheme.WEIGHT4 in (recipe.default, *others) and recipe.block_size != 32:
@@ -99,8 +99,6 @@ def _recipe(recipe: Recipe) -> Iterator[str]:
         yield "ranges by entropy"
     if recipe.needs_data and recipe.calibration.ranges is Ranges.PERCENTILE:
         yield f"ranges of {recipe.calibration.percentile:g} % of the values"
-    if recipe.reduce_range:
-        yield "in 7 bits"
 
 
 def name_flags(flags: Flags) -> str:

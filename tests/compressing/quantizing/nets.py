@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from enxuto._torch_private import onnx_registry_read_once
 from enxuto.compressing.silence import quietly
 from enxuto.samples import Samples
 
@@ -73,7 +74,7 @@ def tokens(n: int = 24) -> Samples:
 
 def exported(model: nn.Module, samples: Samples, path: Path) -> Path:
     """The model as an ONNX file with a free batch size."""
-    with quietly():
+    with quietly(), onnx_registry_read_once():
         torch.onnx.export(
             model.eval(),
             samples.first(2).inputs,

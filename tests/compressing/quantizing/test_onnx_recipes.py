@@ -14,6 +14,7 @@ from enxuto.compressing.quantizing.coverage import cover
 from enxuto.compressing.quantizing.graph import initializers, name_products, read_onnx, values_of, write_onnx
 from enxuto.compressing.quantizing.grids import Grid, GridIndex
 from enxuto.compressing.quantizing.onnx_recipes import quantize_onnx, weight_names
+from enxuto.compressing.runtimes.onnx_runtime import int8_saturates
 from enxuto.errors import UsageError
 from enxuto.records.coverage import Coverage, CoverageKind
 from enxuto.records.recipe import Calibration, Ranges, Recipe, Scheme
@@ -51,7 +52,9 @@ def test_every_scheme_runs_shrinks_and_is_covered(
 ) -> None:
     source = request.getfixturevalue(f"{net}_file")
     samples = images() if net == "small" else tokens()
-    recipe, target = Recipe(default=scheme, smallest=1), tmp_path / "out.onnx"
+    narrow = int8_saturates() and scheme is not Scheme.STATIC8_WIDE  # of 16-bit products
+    recipe = Recipe(default=scheme, smallest=1, reduce_range=narrow)
+    target = tmp_path / "out.onnx"
     quantize_onnx(source, target, recipe, samples=samples)
     original, other = run_onnx(source, samples), run_onnx(target, samples)
     assert sqnr_db(original, other) > LEAST_DB[scheme]

@@ -68,7 +68,7 @@ def quantize_onnx(
     else:
         if samples is not None:  # first: ranges are found on the float graph
             model = _guarded(_to_static, model, schemes, recipe, index, samples)
-        model = _guarded(_to_dynamic, model, schemes, index)
+        model = _guarded(_to_dynamic, model, schemes, recipe, index)
         model = _guarded(store_weights, model, schemes, recipe, index)
     write_onnx(model, target)
 
@@ -131,7 +131,9 @@ def _to_float16(model: ModelProto, schemes: dict[str, Scheme]) -> ModelProto:
     return converted
 
 
-def _to_dynamic(model: ModelProto, schemes: dict[str, Scheme], grids: GridIndex) -> ModelProto:
+def _to_dynamic(
+    model: ModelProto, schemes: dict[str, Scheme], recipe: Recipe, grids: GridIndex
+) -> ModelProto:
     """Matrix products and recurrent layers; what onnxruntime has no dynamic kernel for is stored as WEIGHT8.
 
     A dynamic convolution exists (ConvInteger) but is several times slower than the float one on x86.
@@ -153,6 +155,7 @@ def _to_dynamic(model: ModelProto, schemes: dict[str, Scheme], grids: GridIndex)
             folder / "dynamic.onnx",
             op_types_to_quantize=list(_DYNAMIC_OPS),
             per_channel=True,
+            reduce_range=recipe.reduce_range,
             weight_type=QuantType.QInt8,
             nodes_to_quantize=names,
             extra_options={"TensorQuantOverrides": _weight_overrides(model, schemes, grids, names)},

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..._torch_private import onnx_registry_read_once
 from ...errors import MissingDependency, UndecidableError, UsageError
 from ...samples import Samples
 from ..silence import quietly
@@ -38,6 +39,7 @@ class FineTuning:
         learning_rate: the first; it falls to 0 along a cosine. SGD with momentum 0.9.
         temperature: of the distillation.
         settled: the share of the steps after which ranges and batch norm statistics stand still.
+        reduce_range: activations in 7 bits, for x86 processors without VNNI, whose kernels may saturate.
         seed: of the order of the samples, and of dropout.
     """
 
@@ -46,6 +48,7 @@ class FineTuning:
     learning_rate: float = 1e-3
     temperature: float = 4.0
     settled: float = 0.7
+    reduce_range: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -89,7 +92,7 @@ def fine_tune_quantized(
     settings = settings or FineTuning()
     if len(samples) < settings.batch_size:
         raise UsageError(f"a batch takes {settings.batch_size} samples, and there are {len(samples)}")
-    student, torchao = _prepared(model, samples)
+    student, torchao = _prepared(model, samples, settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)  # of dropout
         losses = _train(
@@ -102,7 +105,7 @@ def fine_tune_quantized(
     return FineTuned(losses=tuple(losses))
 
 
-def _prepared(model: nn.Module, samples: Samples) -> tuple[nn.Module, Any]:
+def _prepared(model: nn.Module, samples: Samples, settings: FineTuning) -> tuple[nn.Module, Any]:
     """A trainable graph of the model with fake quantization in it."""
     with quietly():
         try:
@@ -124,7 +127,9 @@ def _prepared(model: nn.Module, samples: Samples) -> tuple[nn.Module, Any]:
                 f"{str(error).splitlines()[0]}. Take a scheme after training (quantize_onnx) instead"
             ) from error
         quantizer = x86.X86InductorQuantizer()
-        quantizer.set_global(x86.get_default_x86_inductor_quantization_config(is_qat=True))
+        quantizer.set_global(
+            x86.get_default_x86_inductor_quantization_config(is_qat=True, reduce_range=settings.reduce_range)
+        )
         return quantize_pt2e.prepare_qat_pt2e(program.module(), quantizer), pt2e
 
 
@@ -180,7 +185,7 @@ def _free_batch(samples: Samples) -> tuple[dict[int, Any], ...]:
 
 
 def _export(converted: nn.Module, samples: Samples, target: str | os.PathLike[str]) -> None:
-    with scratch() as folder:
+    with scratch() as folder, onnx_registry_read_once():
         torch.onnx.export(
             converted,
             samples.first(2).inputs,

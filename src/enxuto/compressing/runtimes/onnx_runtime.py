@@ -59,13 +59,14 @@ class OnnxRuntime(Runtime):
         """Write the model as ONNX, weights inside; see `Runtime.export`."""
         import torch
 
+        from ..._torch_private import onnx_registry_read_once
         from ..silence import quietly
         from .exporting import not_converted, traced
 
         needed("onnxscript", _INSTALL)
         program = traced(model, example_inputs, dynamic_batch=dynamic_batch)
         try:
-            with quietly():
+            with quietly(), onnx_registry_read_once():
                 exported = torch.onnx.export(program, dynamo=True, optimize=True, verbose=False)
         except Exception as error:
             raise not_converted("onnxruntime", program, error) from error
@@ -256,3 +257,29 @@ def _signature(value: Any) -> TensorSignature:
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     shape = tuple(size.dim_param or int(size.dim_value) for size in tensor.shape.dim)
     return TensorSignature(name=value.name, dtype=dtype.name, shape=shape)
+
+
+@cache
+def int8_saturates() -> bool:
+    """Whether onnxruntime's 8-bit kernels saturate on this processor, as x86 without VNNI does (VPMADDUBSW).
+
+    The sum of two products of unsigned by signed 8 bits must fit 16 bits there; with 7-bit weights it does.
+
+    Source:
+        https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When to use reduce-range"
+    """
+    onnx, runtime = needed("onnx", _INSTALL), needed("onnxruntime", _INSTALL)
+    helper, number = onnx.helper, onnx.TensorProto
+    depth, most, weight = 64, 255, 127
+    values = onnx.numpy_helper.from_array(np.full((depth, 32), weight, np.int8), "b")
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("a", number.UINT8, [4, depth])],
+        [helper.make_tensor_value_info("y", number.INT32, [4, 32])],
+        [values],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (sums,) = session.run(None, {"a": np.full((4, depth), most, np.uint8)})
+    return bool((sums != most * weight * depth).any())
