@@ -36,12 +36,17 @@ CHUNK = 6
 def fuzzed(name: str, seed: int) -> tuple[Action, ...]:
     """A set of checkpoints of every kind that do not overlap: single, grouped, selective, with parts inside."""
     rng = random.Random(f"{name} {seed}")
-    candidates = find(plain(name)).candidates
+    candidates = _found(name)
     chosen: list[Candidate] = []
     for candidate in rng.sample(candidates, min(len(candidates), rng.randint(1, 24))):
         if not any(_overlap(candidate, other) for other in chosen):
             chosen.append(candidate)
     return tuple(action for c in chosen for action in (c.action, *c.inside))
+
+
+@cache
+def _found(name: str) -> list[Candidate]:
+    return find(plain(name)).candidates
 
 
 def _overlap(a: Candidate, b: Candidate) -> bool:

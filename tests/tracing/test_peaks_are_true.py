@@ -13,19 +13,19 @@ from benchmarks.workloads import OPTIMIZERS, WORKLOADS
 from enxuto import Category, trace
 from tests.tracing.small_steps import work_of
 
+#: One of each kind; `benchmarks/cpu_truth.py` has all of them with both optimizers.
 NETS = [
-    "mobilenet_v2_b16",
-    "lstm_b32",
-    "gpt_checkpointed_b8",
-    "vqvae_b16",
-    "super_resolution_b4",
-    "bert_mlm_b8",
-    "neural_ode_b512",
+    ("mobilenet_v2_b16", "sgd"),
+    ("lstm_b32", "adamw"),
+    ("gpt_checkpointed_b8", "adamw"),
+    ("vqvae_b16", "adamw"),
+    ("super_resolution_b4", "sgd"),
+    ("bert_mlm_b8", "sgd"),
+    ("neural_ode_b512", "sgd"),
 ]
 
 
-@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(("net", "optimizer"), NETS)
 def test_the_dry_peak_equals_the_allocators_to_the_byte(net: str, optimizer: str) -> None:
     work = WORKLOADS[net](OPTIMIZERS[optimizer])
     assert trace(work).peak == true_peaks(work).steady

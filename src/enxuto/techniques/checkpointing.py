@@ -107,7 +107,7 @@ def candidate(
         nested = [edit for c in inside for inner, edit in c.parts if inner in region]
         kept: Sequence[int] = ()
         if action.keep:
-            ordered = products(lives.timeline, lives, region)
+            ordered = products(lives, region)
             if max(action.keep) >= len(ordered):
                 raise Refused(f"it keeps product {max(action.keep)} of {len(ordered)}")
             kept = ordered[list(action.keep)].tolist()
@@ -208,7 +208,7 @@ def _keeping_products(lives: Lives, whole: Candidate) -> Iterator[Candidate]:
     t = lives.timeline
     ordinals: list[tuple[float, int]] = []
     region, edit = whole.parts[0]
-    for ordinal, op in enumerate(products(t, lives, region).tolist()):
+    for ordinal, op in enumerate(products(lives, region).tolist()):
         if t.ops.tick[op] >= edit.reruns[0].stop or _draws(t, op):
             continue
         outputs = np.flatnonzero((t.blocks.op == op) & (t.blocks.category != _SCRATCH))

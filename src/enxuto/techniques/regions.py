@@ -74,6 +74,7 @@ class Lives:
     written: Array = field(init=False)  # blocks, one per write
     written_at: Array = field(init=False)
     counts: Array = field(init=False)  # ops that count a batch norm's batches: once, not again
+    is_product: Array = field(init=False)  # of an op: matrix product, convolution or attention
 
     def __post_init__(self) -> None:
         t = self.timeline
@@ -104,6 +105,8 @@ class Lives:
             if t.text(int(t.blocks.name[block])).endswith("num_batches_tracked")
         ]
         self.counts = writers[np.isin(self.written, counters)]
+        named = [index for index, name in enumerate(t.names) if name.startswith(PRODUCTS)]
+        self.is_product = np.isin(t.ops.name, named)
 
     def saves_packed(self, start: int, stop: int) -> Array:
         """Saves that a checkpoint drops, packed at start < t < stop, in order."""
@@ -153,16 +156,10 @@ def _follow_directly(timeline: Timeline, before: int, after: int) -> None:
         raise Refused("their caller keeps what passes between them")
 
 
-def products(timeline: Timeline, lives: Lives, region: Region) -> Array:
+def products(lives: Lives, region: Region) -> Array:
     """Ops of the region that are matrix products, convolutions or attention, in the order they run."""
     ops = lives.ops_within(region.enter, region.exit)
-    names = timeline.ops.name[ops]
-    return ops[np.isin(names, product_names(timeline))]
-
-
-def product_names(timeline: Timeline) -> list[int]:
-    """Indices of the names of products."""
-    return [index for index, name in enumerate(timeline.names) if name.startswith(PRODUCTS)]
+    return ops[lives.is_product[ops]]
 
 
 def recomputation(
