@@ -143,7 +143,7 @@ def owners(left: list[Left], models: list[nn.Module], sites: SiteTable, step: in
         wanted=set(keys.values()),
         paths={id(m): path for model in models for path, m in model.named_modules()},
     )
-    search.everywhere(models, sites, _more_places(sites))
+    search.keepers(models, sites, _more_places(sites))
     named = _named(alive, search)
     if len(search.found) < len(alive) and not any(owner.has_graph for owner in named.values()):
         _name_largest_graph(named, models, sites)
@@ -209,7 +209,7 @@ def _name_largest_graph(
     largest = max(tensors, key=_nodes)
     keys = {private.storage_key(largest.untyped_storage()): 0}
     search = Search(blocks_of=lambda tensor: _known(tensor, keys), wanted={0}, paths={})
-    search.everywhere(models, sites, _more_places(sites))
+    search.keepers(models, sites, _more_places(sites))
     way = search.found.get(0)
     if way is not None:
         named[short_name(way), steady_place(way.place)] = _Owner(way, has_graph=True, tensors=1)
@@ -357,7 +357,7 @@ def copies_of_weights(
     if not sizes or sum(sizes) < 0.5 * whole:
         return []
     search = Search(blocks_of=lambda tensor: _known(tensor, keys), wanted=set(keys.values()), paths={})
-    search.everywhere(models, sites, _more_places(sites))
+    search.keepers(models, sites, _more_places(sites))
     held: dict[tuple[str, str], int] = {}
     for index, way in search.found.items():
         name = (short_name(way), steady_place(way.place))

@@ -563,6 +563,8 @@ def _steps_since(recording: Recording, each: Retained) -> int:
 
 
 def _fix_of_growth(each: Retained) -> str:
+    if each.what == "traceback":
+        return "keep `str(error)` instead: an exception's traceback keeps every variable of the frames it came through"
     if each.graph:
         return "keep a number (`.item()`) or `.detach()` before it is kept; `torch.no_grad()` where no backward comes"
     return "keep less of each step (a running mean, `.item()`), bound it (deque(maxlen=...)), or empty it"
