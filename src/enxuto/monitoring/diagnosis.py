@@ -366,7 +366,7 @@ def growing_workers(recording: Recording) -> Iterator[Cause]:
     grown = quarters[3] - quarters[1]
     objects = next((each for each in recording.objects if each.nbytes >= _WORKERS_BYTES), None)
     least = _COPIED if objects else max(_WORKERS_BYTES, _WORKERS_GROW * quarters[1])
-    if sorted(set(quarters)) != quarters or grown < least:
+    if sorted(quarters) != quarters or grown < least or not _keeps_rising(level):
         return
     kept = (
         f"; `{objects.owner}` is a {objects.container} of {objects.count:,} Python objects "
@@ -390,6 +390,12 @@ def growing_workers(recording: Recording) -> Iterator[Cause]:
         if not recording.retained
         else (),
     )
+
+
+def _keeps_rising(level: np.ndarray) -> bool:
+    """Whether both halves reach new heights more than once: neither a start that is over nor a single jump."""
+    news = np.flatnonzero(np.diff(np.maximum.accumulate(level)) > 0) + 1
+    return bool(min((news < len(level) // 2).sum(), (news >= len(level) // 2).sum()) >= 2)
 
 
 def idle_autocast(recording: Recording) -> Iterator[Cause]:
@@ -470,6 +476,7 @@ def barely_quantized(recording: Recording) -> Iterator[Cause]:
                 f"{model.largest_float} layers, {format_bytes(floats)}, are not supported by this way of doing it"
             ),
             fix="enxuto compress quantizes convolutions too (static, in onnxruntime) and shows the coverage",
+            owner=model.largest_float,
             frees=floats * 3 // 4,
         )
 

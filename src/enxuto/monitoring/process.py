@@ -13,10 +13,8 @@ import psutil
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _HIGHEST = re.compile(rb"VmHWM:\s+(\d+) kB")
 _WORKERS_RATIO = 0.003  # of the time may go into asking for the children
-_EARLY, _EARLY_RATIO = (
-    16,
-    0.2,
-)  # so many times more of it may, where there are any: what grows, grows from the start
+_EARLY = 16  # so many times half of it may, where there are any: what grows, grows from the start
+_EARLY_RATIO = 0.5
 _RESET = b"5"  # proc(5), clear_refs: the peak resident set starts again from what is resident now
 
 
