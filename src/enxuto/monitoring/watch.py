@@ -137,6 +137,11 @@ def watch(
     )
 
 
+def active() -> Watch | None:
+    """The watch that is on in this process: of a `with ex.watch(...)`, or of `enxuto run`; None where there is none."""
+    return _active
+
+
 def _to_standard_error(line: str) -> None:
     with contextlib.suppress(Exception):  # a closed stream is the script's business
         print(f"enxuto: {line}", file=sys.stderr, flush=True)
