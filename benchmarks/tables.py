@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.diagnoses import Row as Diagnosed
+from benchmarks.diagnoses import kinds
 from benchmarks.recompute import EVERY_BLOCK, NONE, OURS, TORCH, Row, cheapest
 from enxuto.records.bounds import upper_drop
 
@@ -224,6 +226,46 @@ def compare_table() -> str:
     return "\n".join(lines)
 
 
+def diagnoses_table() -> str:
+    """`diagnoses.json` as Markdown: right answers of the first run on these scripts, and of the last."""
+    content = json.loads((RESULTS / "diagnoses.json").read_text())
+    rows = [Diagnosed(**row) for row in content["rows"]]
+    lines = ["| scripts of another hand | first run | after mending |", "|---|---|---|"]
+    for kind, part in kinds(rows).items():
+        right, n = content["first"]["right"][kind]
+        lines.append(f"| {kind} | {right} of {n} | {sum(row.right for row in part)} of {len(part)} |")
+    wrong = ", ".join(row.script for row in rows if not row.right) or "none"
+    lines.append(
+        f"\nnow wrong: {wrong}; torch {content['machine']['torch']}; `python -m benchmarks.diagnoses`"
+    )
+    return "\n".join(lines)
+
+
+def watch_table() -> str:
+    """`watch.json` as Markdown: recorded peaks beside the allocator's, ratios of watched to plain time, a long run."""
+    content = json.loads((RESULTS / "watch.json").read_text())
+    lines = [
+        "| on the CPU | recorded peak, allocator's | time, default level | time where something leaks |",
+        "|---|---|---|---|",
+    ]
+    for net, row in content["nets"].items():
+        peak = f"{row['peak']['recorded']:,} B, {row['peak']['allocator']:,} B"
+        lines.append(f"| {net} | {peak} | {_ratio(row['default'])} | {_ratio(row['census'])} |")
+    long = content["long_run"]
+    lines.append(
+        f"\nprocessor time, watched by plain, quartiles; {long['steps']:,} simulated steps: a log of "
+        f"{long['log_bytes'] / 1e6:.1f} MB, whose page opens in {long['open_seconds']:.1f} s "
+        f"(one of six steps: {long['open_seconds_of_six_steps']:.1f} s) at load {long['load']:g} on 2 cores; "
+        f"torch {content['torch']}"
+    )
+    return "\n".join(lines)
+
+
+def _ratio(row: dict[str, Any]) -> str:
+    low, high = row["quartiles"]
+    return f"{row['ratio']:.3f}× ({low:.3f} to {high:.3f})"
+
+
 def best_baseline(rows: list[dict[str, Any]], start: int) -> str:
     """The smallest baseline that loses at most one point by the bound that ours has to keep."""
     held = [
@@ -249,6 +291,8 @@ def main() -> int:
         "pretrained": pretrained_table,
         "migrate": migrate_table,
         "compare": compare_table,
+        "diagnoses": diagnoses_table,
+        "watch": watch_table,
     }
     measured = {name: table() for name, table in tables.items() if (RESULTS / f"{name}.json").exists()}
     for name in ("README.md", "README.pt-BR.md"):

@@ -270,6 +270,34 @@ def observed_rng_states(made: Callable[[torch.Tensor], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def observed_loads(loaded: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
+    """Tell of every storage that `torch.load` brings in, where it comes to lie: on the device asked for.
+
+    A restorer of torch's own kind that comes before all others and asks them (`torch.serialization.register_package`
+    adds one and takes none away). What a function given as `map_location` restores by itself is not seen, nor is
+    anything where there is no such registry.
+    """
+    registry = getattr(torch.serialization, "_package_registry", None)
+    if not isinstance(registry, list):
+        yield
+        return
+
+    def restore(storage: Any, location: str) -> Any:
+        others = (each for _, _, each in registry if each is not restore)
+        restored = next((result for each in others if (result := each(storage, location)) is not None), None)
+        if isinstance(restored, torch.UntypedStorage):
+            loaded(restored)
+        return restored
+
+    entry = (-1, lambda storage: None, restore)
+    registry.insert(0, entry)
+    try:
+        yield
+    finally:
+        registry.remove(entry)
+
+
+@contextlib.contextmanager
 def observed_module_calls(
     enter: Callable[[torch.nn.Module, tuple[Any, ...], dict[str, Any]], None], leave: Callable[[Any], None]
 ) -> Iterator[None]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,36 @@ for step in range(1, 100_000):
     time.sleep(0.02)
     if step == 8:
         print("ready", flush=True)
+"""
+
+
+CLOSES = """
+import sys, torch
+torch.set_num_threads(1)
+net = torch.nn.Linear(8, 2)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+print("first", flush=True)
+sys.stdout.close()
+for step in range(40):
+    optimizer.zero_grad()
+    net(torch.ones(4, 8)).sum().backward()
+    optimizer.step()
+sys.exit(5)
+"""
+
+RANKS = """
+import sys, torch
+import torch.distributed as ranks
+torch.set_num_threads(1)
+ranks.init_process_group("gloo")
+net = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(8, 2))
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for _ in range(5):
+    optimizer.zero_grad()
+    net(torch.ones(4, 8)).sum().backward()
+    optimizer.step()
+print(ranks.get_rank(), sys.argv[1:], flush=True)
+ranks.destroy_process_group()
 """
 
 
@@ -135,6 +167,45 @@ def test_an_interrupted_run_ends_by_the_signal(tmp_path: Path) -> None:
     assert "KeyboardInterrupt" in said
     assert "until it was interrupted" in said
     assert "enxuto/" not in said.partition("KeyboardInterrupt")[0]  # the traceback is the script's alone
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 12 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk can be mounted by root on Linux only")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_and_a_closed_stdout_are_no_end(tmp_path: Path, small_disk: Path) -> None:
+    (tmp_path / "closes.py").write_text(CLOSES)
+    run = started(tmp_path, "-m", "enxuto", "run", "--log", str(small_disk / "log"), "closes.py")
+    output, said = run.communicate(timeout=120)
+    assert (output, run.returncode) == ("first\n", 5)
+    assert "ends here (no space left" in said.lower() and "the run goes on" in said
+    assert "40 steps" in said
+    logged = read_log(small_disk / "log")
+    assert logged.ending is Ending.LOST
+    steps = logged.steps.step.tolist()
+    assert steps[:3] == [1, 2, 3] and steps == sorted(steps)
+    assert 6 <= logged.total_steps < 40
+
+
+def test_two_ranks_under_torchrun(tmp_path: Path) -> None:
+    (tmp_path / "ranks.py").write_text(RANKS)
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--"]
+    command = ["enxuto", "run", "--quiet", "--log", "log", "ranks.py", "--lr", "1"]
+    run = started(tmp_path, *launcher, *command)
+    output, _ = run.communicate(timeout=240)
+    assert run.returncode == 0
+    assert sorted(output.splitlines()) == ["0 ['--lr', '1']", "1 ['--lr', '1']"]
+    logged = [read_log(tmp_path / f"log-rank{rank}") for rank in (0, 1)]
+    assert [(each.source.rank, each.source.world_size) for each in logged] == [(0, 2), (1, 2)]
+    assert [(each.total_steps, each.ending) for each in logged] == 2 * [(5, Ending.FINISHED)]
 
 
 def test_ranks_do_not_share_a_log(monkeypatch: pytest.MonkeyPatch) -> None:

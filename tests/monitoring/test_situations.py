@@ -5,13 +5,18 @@ Where a situation needs a GPU, time or workers that grow for minutes, a syntheti
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from enxuto.monitoring import SITUATIONS, diagnose
+from enxuto.monitoring.datasets import kept_objects
 from enxuto.records import UNKNOWN, Failure, ModelFacts, Recording, Source, Step, StepKind, Steps
-from tests.monitoring.watched import SCRIPTS, run_script
+from tests.monitoring.watched import SCRIPTS, run_script, run_watched
 
 SYNTHETIC = ("M07", "M08", "M12", "M18")
 RUN = sorted(set(SITUATIONS) - set(SYNTHETIC))
@@ -107,7 +112,48 @@ def test_workers_that_grow() -> None:
     assert [cause.id for cause in found] == ["M12"]
     assert found[0].per_step == 3 * MIB
     assert ids(workers([400 * MIB + min(n, 8) * 20 * MIB for n in range(60)])) == []  # they start, then stay
+    assert ids(workers([400 * MIB + 20 * MIB * (n // 10) for n in range(60)])) == [
+        "M12"
+    ]  # asked now and then
+    assert ids(workers([400 * MIB + 90 * MIB * (n // 30) for n in range(60)])) == []  # one jump
     assert ids(workers([400 * MIB + (n % 7) * 5 * MIB for n in range(60)])) == []
+
+
+class Samples(Dataset):
+    """Points, as Python objects or as one array."""
+
+    def __init__(self, samples: object) -> None:
+        self.samples = samples
+        self.names = ["x", "y"]
+
+    def __len__(self) -> int:
+        return 40_000
+
+
+def test_workers_that_copy_python_objects() -> None:
+    samples = [{"x": i / 7, "y": i % 10} for i in range(40_000)]
+    loaders = [
+        DataLoader(ConcatDataset([Samples(samples)]), num_workers=2),
+        DataLoader(Samples([0] * 5_000)),  # no workers: nobody copies
+        DataLoader(Samples(np.zeros((40_000, 2))), num_workers=2),
+    ]
+    objects = kept_objects()
+    del loaders
+    assert [(each.owner, each.container, each.element, each.count) for each in objects] == [
+        ("Samples.samples", "list", "dict", 40_000)
+    ]
+    assert objects[0].nbytes == pytest.approx(
+        sys.getsizeof(samples) + sum(map(_python_bytes, samples)), rel=0.01
+    )
+    slow = workers([400 * MIB + MIB * n // 12 for n in range(60)])
+    assert ids(slow) == []
+    (cause,) = diagnose(replace(slow, objects=objects)).causes
+    assert (cause.id, cause.owner) == ("M12", "Samples.samples")
+    assert ids(replace(workers([400 * MIB + MIB * min(n, 8) for n in range(60)]), objects=objects)) == []
+
+
+def _python_bytes(sample: dict[str, float]) -> int:
+    return sys.getsizeof(sample) + sum(map(sys.getsizeof, (*sample.keys(), *sample.values())))
 
 
 @pytest.mark.parametrize(("seconds", "found"), [(3.0, ["M18"]), (1.1, []), (0.4, [])])
@@ -125,6 +171,72 @@ def test_a_quantized_model_that_is_slower(seconds: float, found: list[str]) -> N
         twin="Net",
     )
     assert ids(recording(models=(usual, small))) == found
+
+
+HEAD = """
+import copy, io
+import torch
+from torch import nn
+torch.manual_seed(0)
+def train(net, optimizer, size, steps):
+    for _ in range(steps):
+        optimizer.zero_grad()
+        hidden = net(torch.randn(size, 64))
+        (hidden[-1] if isinstance(hidden, list) else hidden.exp()).mean().backward()
+        optimizer.step()
+        TIDY
+def fresh():
+    net = nn.Linear(64, 1024)
+    return net, torch.optim.Adam(net.parameters(), fused=True)
+class Outputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(6))
+    def forward(self, x):
+        outputs = [x]
+        for layer in self.layers:
+            outputs.append(layer(outputs[-1]).tanh())
+        return outputs
+"""
+
+#: The situation, who holds the bytes, the budget, and what is to be replaced in which script to mend it.
+PAIRS = {
+    "outputs of step 1 in step 2": (
+        ("M02", "hidden", "1600 KiB", "TIDY", "del hidden"),
+        "net = Outputs(); train(net, torch.optim.SGD(net.parameters()), 512, 3)",
+    ),
+    "a trial of one step": (
+        ("M09", "", "4700 KiB", "256, 1)", "256, 3)"),
+        "train(*fresh(), 64, 1); train(*fresh(), 256, 1); train(*fresh(), 256, 4)",
+    ),
+    "a retry that says what it holds": (
+        ("M10", "hidden", "6 MiB", "    train(*fresh(), 32, 2)", "    pass\ntrain(*fresh(), 32, 2)"),
+        "try:\n    train(*fresh(), 1024, 1)\nexcept MemoryError:\n    train(*fresh(), 32, 2)",
+    ),
+    "weights that were loaded": (
+        ("M11", "start", "1 GiB", "torch.load(file)", "copy.deepcopy(net.state_dict())"),
+        "net, optimizer = fresh(); file = io.BytesIO(); torch.save(net.state_dict(), file); file.seek(0)\n"
+        "start = torch.load(file); net.load_state_dict(start); train(net, optimizer, 32, 3)",
+    ),
+}
+
+
+@pytest.mark.parametrize("shows", PAIRS)
+def test_other_ways_into_a_situation(shows: str) -> None:
+    (id, owner, budget, wrong, right), body = PAIRS[shows]
+    source = HEAD + body
+    assert wrong in source
+    bad = run_watched(source.replace("TIDY", "pass"), "/nowhere/pair.py", budget=budget)
+    assert [(cause.id, cause.owner) for cause in bad.recording.causes][:1] == [(id, owner)]
+    mended = source.replace(wrong, right).replace("TIDY", "pass")
+    good = run_watched(mended, "/nowhere/pair.py", budget=budget)
+    assert [cause.id for cause in good.recording.causes if cause.id == id] == []
+
+
+def test_nothing_is_left_in_the_registry_of_what_loads() -> None:
+    before = list(torch.serialization._package_registry)
+    run_watched(HEAD.replace("TIDY", "pass") + "train(*fresh(), 8, 1)", "/nowhere/pair.py")
+    assert torch.serialization._package_registry == before
 
 
 def test_nothing_is_said_of_a_run_without_anything() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import http.client
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from enxuto.serving.following import POINTS, Followed, shown
 from enxuto.units import format_bytes
 from tests.reporting.browser import CHROMIUM, FLAGS, needs_chromium
 from tests.serving.logs import HOSTILE, MIB, Log, a_run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def asked(
@@ -175,7 +178,7 @@ def test_it_ends_with_its_parent(log: Log) -> None:
     """Also when the parent is killed: nobody is left to close it."""
     code = (
         "import sys, time\nfrom enxuto.serving import serve\n"
-        "server = serve(sys.argv[1])\nprint(server._child.pid, server.url, flush=True)\ntime.sleep(600)"
+        "server = serve(sys.argv[1])\nprint(server._process, server.url, flush=True)\ntime.sleep(600)"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code, str(log.folder)], stdout=subprocess.PIPE, text=True
@@ -281,6 +284,56 @@ def test_the_page_draws_the_logs_points(log: Log, server: Server, tmp_path: Path
     assert ">following<" in dom
     assert html.escape(HOSTILE, quote=False) in dom and "<img src=x" not in dom
     assert "M03" in dom and "keep numbers" in dom
+
+
+LIVE = """
+import os, sys, torch
+torch.set_num_threads(1)
+net = torch.nn.Linear(8, 2)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+for _ in range(8):
+    optimizer.zero_grad()
+    net(torch.ones(4, 8)).sum().backward()
+    optimizer.step()
+print("ready", flush=True)
+sys.stdin.readline()
+if os.fork() == 0:
+    sys.exit(3)
+print(os.wait()[1] >> 8)
+try:
+    os.wait()
+except ChildProcessError:
+    print("no child is left", flush=True)
+sys.exit(7)
+"""
+
+
+@needs_chromium
+def test_a_run_is_shown_live_and_is_as_without_us(tmp_path: Path) -> None:
+    (tmp_path / "live.py").write_text(LIVE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(tmp_path / "temporary")}
+    (tmp_path / "temporary").mkdir()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = [sys.executable, "-m", "enxuto", "run", "--serve", "--quiet", "live.py"]
+    run = subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, **pipes)
+    assert run.stdout is not None and run.stderr is not None
+    url = run.stderr.readline().strip().removeprefix("enxuto: live at ")
+    assert run.stdout.readline() == "ready\n"
+    assert list((tmp_path / "temporary").glob("enxuto-*"))  # its log, since none was asked for
+    dom, complaints = drawn(url, tmp_path)
+    assert complaints == []
+    assert "live.py" in dom and ">following<" in dom
+    points = {
+        name: each for each, name in re.findall(r'<polyline points="([^"]*)"[^>]*data-name="(\w+)"', dom)
+    }
+    assert points["tensors"].split()[0] == "1,280"  # step 1: 72 B of weights, as many of gradients ...
+    output, said = run.communicate("\n", timeout=60)
+    assert output == "3\nno child is left\n"
+    assert run.returncode == 7
+    assert "8 steps" in said
+    with pytest.raises(OSError):
+        asked(url)
+    assert not list((tmp_path / "temporary").glob("enxuto-*"))
 
 
 @needs_chromium

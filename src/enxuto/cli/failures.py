@@ -27,7 +27,10 @@ def guarded(command: Callable[[], Any]) -> int:
     """Run a command; returns its exit code, whatever it raises."""
     try:
         result = command()
-        sys.stdout.flush()  # a reader that has gone shows here, not when the interpreter ends
+        with contextlib.suppress(
+            ValueError, AttributeError
+        ):  # a script that was run may have closed or replaced it
+            sys.stdout.flush()  # a reader that has gone shows here, not when the interpreter ends
     except BrokenPipeError:
         _drop_output()
         return 0  # the reader has seen enough, as in `enxuto ... | head`

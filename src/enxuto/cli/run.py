@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UsageError
+from ..errors import EnxutoError, UsageError
 from ..records import Ending
 from .script import after_import, die_interrupted, exit_code, run_script, show_traceback
 from .status import Status
@@ -41,6 +43,9 @@ def run(
             metavar="DIR", help="Keep a crash-safe log here while it runs; `enxuto report DIR` reads it."
         ),
     ] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show it live in a browser on this machine; prints the address.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing while it runs.")] = False,
 ) -> None:
     """Run a script unchanged, show where its memory is while it trains, and name what grows.
@@ -48,14 +53,19 @@ def run(
     Its output, arguments and exit code are its own; what enxuto says goes to standard error. Options of enxuto
     come before the script. Under torchrun: torchrun --nproc-per-node 2 -m -- enxuto run script.py.
     """
+    from ..serving import check_installed
     from ..units import parse_bytes
     from . import output
 
     output.check_writable(html, save)
+    if serve:
+        check_installed()
     limit = 0 if budget is None else parse_bytes(budget)
     if not script.is_file():
         raise UsageError(f"cannot run {script}: there is no such file")
-    session = _Session(script=script, arguments=arguments or [], budget=limit, log=_of_rank(log), quiet=quiet)
+    session = _Session(
+        script=script, arguments=arguments or [], budget=limit, log=_of_rank(log), quiet=quiet, serve=serve
+    )
     after_import("torch", session.begin)
     error: BaseException | None = None
     try:
@@ -78,18 +88,33 @@ class _Session:
     """The watch around a script: it begins when the script imports PyTorch."""
 
     def __init__(
-        self, *, script: Path, arguments: list[str], budget: int, log: Path | None, quiet: bool
+        self,
+        *,
+        script: Path,
+        arguments: list[str],
+        budget: int,
+        log: Path | None,
+        quiet: bool,
+        serve: bool,
     ) -> None:
         self.script, self.arguments, self._budget = script, arguments, budget
         self._log = None if log is None else log.absolute()
         self._status = None if quiet else Status(budget)
         self._watch: Watch | None = None
+        self._folder_kept = self._log
+        self._serve, self._server = serve, contextlib.ExitStack()
         self._process = os.getpid()
         self._folder = Path.cwd()
 
     def begin(self) -> None:
         """Start watching."""
         from ..monitoring import watch
+
+        if self._serve and self._log is None:
+            self._log = Path(tempfile.mkdtemp(prefix="enxuto-"))
+            self._server.callback(
+                shutil.rmtree, self._log, ignore_errors=True
+            )  # not at the exit of a fork of ours
 
         self._watch = watch(
             budget=self._budget or None,
@@ -100,6 +125,22 @@ class _Session:
             say=self._status.say if self._status else (lambda line: None),
         )
         self._watch.__enter__()
+        if self._serve:
+            self._show_live()
+
+    def _show_live(self) -> None:
+        """Serve the log that has just been begun; a run without its page is a run all the same."""
+        from ..serving import serve
+
+        assert self._log is not None
+        try:
+            server = self._server.enter_context(serve(self._log))
+        except EnxutoError as error:
+            text = f"there is no live page: {error}"
+        else:
+            text = f"live at {server.url}"
+        with contextlib.suppress(OSError, ValueError):
+            print(f"enxuto: {text}", file=sys.stderr, flush=True)
 
     def end(self, error: BaseException | None) -> Recording | None:
         """Stop watching; what was seen, None where there was nothing to see, or in a child of the script's."""
@@ -110,6 +151,7 @@ class _Session:
             self._watch.__exit__(type(error) if error else None, error, trace)
         if self._status is not None:
             self._status.close()
+        self._server.close()
         if self._watch is None:
             return None
         with contextlib.suppress(OSError):
@@ -121,7 +163,7 @@ class _Session:
         from ..reporting import print_record
 
         assert self._watch is not None
-        folder = self._log or Path(".enxuto") / f"oom-{recording.failures[-1].step}"
+        folder = self._folder_kept or Path(".enxuto") / f"oom-{recording.failures[-1].step}"
         with contextlib.suppress(OSError, ValueError):
             print("enxuto: memory was out; looking for a plan that would have fitted", file=sys.stderr)
         found = self._watch.autopsy(_of_rank(folder))

@@ -3,6 +3,6 @@
 from ..records.log import read_log
 from . import integrations
 from .diagnosis import SITUATIONS, diagnose
-from .watch import Watch, watch
+from .watch import Watch, active, watch
 
-__all__ = ["SITUATIONS", "Watch", "diagnose", "integrations", "read_log", "watch"]
+__all__ = ["SITUATIONS", "Watch", "active", "diagnose", "integrations", "read_log", "watch"]

@@ -25,6 +25,7 @@ from .. import _torch_private as private
 from ..records import StepKind
 from .model_facts import has_weights
 
+_TRIALS = 100  # models that are remembered, at most
 _PATIENCE = 32  # calls in training mode that lead to no update, where there has never been one
 
 
@@ -33,6 +34,7 @@ class Span:
     """A step while it goes on."""
 
     began: float
+    model: weakref.ref[nn.Module] | None = None  # that was called first
     shapes: list[Any] = field(default_factory=list)
     updates: int = 0
     evaluations: int = 0  # calls in evaluation, of a step without any other
@@ -42,6 +44,46 @@ class Span:
     def kind(self) -> StepKind:
         """What it turned out to be."""
         return StepKind.UPDATE if self.updates else StepKind.CALL
+
+
+@dataclass(slots=True, eq=False)
+class _Trained:
+    """A model that makes updates, and what it was given in its first."""
+
+    model: weakref.ref[nn.Module]
+    shapes: Any
+    updates: int = 0
+
+
+class Trials:
+    """How many updates each model of a run has made, those that are gone included: a size is tried with a model of
+    its own, which goes with the trial."""
+
+    def __init__(self) -> None:
+        self._last: _Trained | None = None
+        self._trained: list[_Trained] = []
+
+    def updated(self, span: Span) -> None:
+        """A step made its update; a trial's model is gone by the time that the next step begins."""
+        model = None if span.model is None else span.model()
+        if model is None or span.updates > 1:
+            return
+        if self._last is None or self._last.model() is not model:
+            known = (each for each in self._trained if each.model() is model)
+            self._last = next(known, None)
+            if self._last is None:
+                self._last = _Trained(weakref.ref(model), span.shapes[0])
+                self._trained = [*self._trained[-_TRIALS:], self._last]
+        self._last.updates += 1
+
+    def of(self, span: Span | None) -> int:
+        """How many models that are gone made one update with what a step is given whose model has made updates."""
+        model = None if span is None or span.model is None else span.model()
+        if span is None or model is None:
+            return 0
+        alike = [each for each in self._trained if each.shapes == span.shapes[0]]
+        trains = any(each.model() is model for each in alike)
+        return sum(each.model() is None and each.updates == 1 for each in alike) if trains else 0
 
 
 class Listener:

@@ -10,6 +10,7 @@ saves, and belong to the named tensor whose graph it is.
 from __future__ import annotations
 
 import gc
+import inspect
 import linecache
 import logging
 import re
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _torch_private as private
-from ..records import Copied, Retained, Site, StepKind
+from ..records import Copied, Kept, Retained, Site, StepKind
 from ..tracing.holders import Search, Way
 from ..tracing.recorder import Recorder, Survivor
 from ..tracing.sites import SiteTable, shorten
@@ -40,6 +41,7 @@ _LOOK_RATIO = 0.05  # of the time may go into looking, once the first look has n
 _LOOKS = 6  # at one kind, at most; the gaps between them double
 _NODES = 20_000  # of one graph that are counted, at most
 _SMALL = 2  # bytes: less is no tensor worth a name
+_NAMES = 5  # of what was kept, at most
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -95,6 +97,17 @@ class Census:
             if left.age >= _AGE and left.blocks:
                 left.blocks = left.alive()
 
+    def survivors(self) -> Iterator[Survivor]:
+        """What recorded steps left, as far as it is remembered."""
+        for of_kind in self._left.values():
+            for left in of_kind:
+                yield from left.blocks
+
+    def kept(self, models: Models, sites: SiteTable) -> tuple[Kept, ...]:
+        """What the last recorded update left and names hold still, by the time that memory is out."""
+        left = self._left.get(StepKind.UPDATE)
+        return () if not left else kept_by_names(left[-1], models.all(), sites)
+
     def look(self, kind: StepKind, step: int, models: Models, sites: SiteTable) -> list[Retained]:
         """Name the owners of what grew, if anything did; what is new since the last look."""
         self.looked = False
@@ -132,8 +145,60 @@ class _Owner:
 def owners(left: list[Left], models: list[nn.Module], sites: SiteTable, step: int) -> list[Retained]:
     """Who holds what some recorded steps left, with the bytes that each step adds."""
     alive = [(each, block) for each in left for block in each.blocks]
+    search = _searched([block for _, block in alive], models, sites)
+    named = _named(alive, search)
+    if len(search.found) < len(alive) and not any(owner.has_graph for owner in named.values()):
+        _name_largest_graph(named, models, sites)
+    _share_graphs(alive, search, named)
+    retained = [_retained(owner, left, step) for owner in named.values()]
+    return [each for each in retained if each is not None]
+
+
+def kept_by_names(left: Left, models: list[nn.Module], sites: SiteTable) -> tuple[Kept, ...]:
+    """What a step left that is alive still, by the names that lead to it, most bytes first."""
+    blocks = left.alive()
+    held: dict[tuple[str, str], int] = {}
+    for index, way in _searched(blocks, models, sites).found.items():
+        key = short_name(way), steady_place(way.place)
+        held[key] = held.get(key, 0) + blocks[index].nbytes
+    return _largest(held)
+
+
+def kept_by_traceback(error: BaseException, sites: SiteTable) -> tuple[Kept, ...]:
+    """What the variables of the user's functions hold that an exception came through, most bytes first."""
+    held: dict[tuple[str, str], int] = {}
+    seen: set[int] = set()
+    link = error.__traceback__
+    while link is not None:
+        frame, link = link.tb_frame, link.tb_next
+        globals_stay = not frame.f_code.co_flags & inspect.CO_NEWLOCALS
+        if globals_stay or not sites.is_user(frame.f_code):
+            continue
+        for name, value in frame.f_locals.items():
+            for tensor in _tensors_in(value):
+                storage = tensor.untyped_storage()
+                if private.storage_key(storage) not in seen:
+                    seen.add(private.storage_key(storage))
+                    key = name, f"{frame.f_code.co_name}()"
+                    held[key] = held.get(key, 0) + storage.nbytes()
+    return _largest(held)
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    parts = value if type(value) in (list, tuple) else value.values() if type(value) is dict else (value,)
+    return [each for each in parts if issubclass(type(each), Tensor) and each.layout is torch.strided]
+
+
+def _largest(held: dict[tuple[str, str], int]) -> tuple[Kept, ...]:
+    """Of what is equally large the last comes first: it was made of the others, or after them."""
+    kept = [Kept(owner=owner, place=place, nbytes=nbytes) for (owner, place), nbytes in held.items() if owner]
+    return tuple(sorted(kept, key=lambda each: each.nbytes)[: -_NAMES - 1 : -1])
+
+
+def _searched(blocks: list[Survivor], models: list[nn.Module], sites: SiteTable) -> Search:
+    """Which ways lead to some blocks, by their index."""
     keys: dict[int, int] = {}
-    for index, (_, block) in enumerate(alive):
+    for index, block in enumerate(blocks):
         storage = block.ref()
         if storage is not None:
             keys[private.storage_key(storage)] = index
@@ -143,13 +208,8 @@ def owners(left: list[Left], models: list[nn.Module], sites: SiteTable, step: in
         wanted=set(keys.values()),
         paths={id(m): path for model in models for path, m in model.named_modules()},
     )
-    search.everywhere(models, sites, _more_places(sites))
-    named = _named(alive, search)
-    if len(search.found) < len(alive) and not any(owner.has_graph for owner in named.values()):
-        _name_largest_graph(named, models, sites)
-    _share_graphs(alive, search, named)
-    retained = [_retained(owner, left, step) for owner in named.values()]
-    return [each for each in retained if each is not None]
+    search.keepers(models, sites, _more_places(sites))
+    return search
 
 
 def _known(tensor: Tensor, keys: dict[int, int]) -> list[int]:
@@ -209,7 +269,7 @@ def _name_largest_graph(
     largest = max(tensors, key=_nodes)
     keys = {private.storage_key(largest.untyped_storage()): 0}
     search = Search(blocks_of=lambda tensor: _known(tensor, keys), wanted={0}, paths={})
-    search.everywhere(models, sites, _more_places(sites))
+    search.keepers(models, sites, _more_places(sites))
     way = search.found.get(0)
     if way is not None:
         named[short_name(way), steady_place(way.place)] = _Owner(way, has_graph=True, tensors=1)
@@ -331,33 +391,38 @@ def _more_places(sites: SiteTable) -> Iterable[tuple[Way, Any]]:
 
 
 def copies_of_weights(
-    models: list[nn.Module], sites: SiteTable, *, step: int, known: set[int]
+    models: list[nn.Module], sites: SiteTable, *, step: int, known: set[int], loaded: set[int]
 ) -> list[Copied]:
-    """Names that hold tensors with the shapes of most of a model's parameters, and that are no module's own.
+    """Names that hold tensors out of a file with the shapes of most of a model's parameters.
+
+    A copy that the script made by itself (the best weights so far, those to go back to) is there on purpose.
 
     Args:
         models: whose parameters.
         sites: finds the user's frames.
         step: when this is asked.
         known: keys of storages that belong to models, optimizers or are used by the step.
+        loaded: keys of storages that were loaded.
     """
     shapes = {(tuple(p.shape), p.dtype) for model in models for p in model.parameters() if p.numel() > 1}
     whole = sum(p.numel() * p.element_size() for model in models for p in model.parameters())
     keys: dict[int, int] = {}
     sizes: list[int] = []
+    if not loaded:
+        return []
     for thing in gc.get_objects():
         if not issubclass(type(thing), Tensor) or isinstance(thing, nn.Parameter | private.FakeTensor):
             continue  # what an export leaves behind has shapes, some of them symbols, and no bytes
         if (tuple(thing.shape), thing.dtype) not in shapes or thing.layout is not torch.strided:
             continue
         key = private.storage_key(thing.untyped_storage())
-        if key not in known and key not in keys:
+        if key in loaded and key not in known and key not in keys:
             keys[key] = len(sizes)
             sizes.append(thing.untyped_storage().nbytes())
     if not sizes or sum(sizes) < 0.5 * whole:
         return []
     search = Search(blocks_of=lambda tensor: _known(tensor, keys), wanted=set(keys.values()), paths={})
-    search.everywhere(models, sites, _more_places(sites))
+    search.keepers(models, sites, _more_places(sites))
     held: dict[tuple[str, str], int] = {}
     for index, way in search.found.items():
         name = (short_name(way), steady_place(way.place))

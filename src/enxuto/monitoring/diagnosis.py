@@ -48,6 +48,7 @@ _SAMPLES = 100
 _OTHERS = 0.05  # of the device
 _WORKERS_GROW = 0.1
 _WORKERS_BYTES = 8 * 2**20
+_COPIED = 2 * 2**20  # where there are so many Python objects that copying them explains it
 
 
 def diagnose(recording: Recording) -> Diagnosis:
@@ -103,18 +104,23 @@ def second_step(recording: Recording) -> Iterator[Cause]:
     if failure is None or failure.updates != 1 or failure.kind is StepKind.CALL:
         return
     first = next((step for step in recording.recorded if step.kind is StepKind.UPDATE), None)
-    state = first.share(Category.OPTIMIZER_STATE) if first else 0
-    if first is None or state < _STATE * first.peak:
+    kept = sum(each.nbytes for each in failure.kept)
+    if first is None or first.state + kept < _STATE * first.peak:
         return
+    owner = failure.kept[0].owner if kept > first.state else ""
+    left = [f"made {format_bytes(first.state)} of optimizer state, which stays"] if first.state else []
+    left += [f"left {_names(failure)}, which are still alive: {format_bytes(kept)}"] if kept else []
+    let_go = f"`del {owner}` before the next forward; " if owner else ""
     yield Cause(
         id="M02",
         evidence=(
             f"step 1 fitted with a peak of {format_bytes(first.peak)}, step 2 did not{_at(failure)}: the first "
-            f"update made {format_bytes(state)} of optimizer state, which stays"
+            f"update {' and '.join(left)}"
         ),
-        fix="judge by step 3, never by step 1; an optimizer with less state, or enxuto fit",
+        fix=f"{let_go}judge by step 3, never by step 1; an optimizer with less state, or enxuto fit",
+        owner=owner,
         site=failure.site,
-        frees=state,
+        frees=first.state + kept,
         ruled_out=(*_same_shapes(recording, failure), *_fragmentation(failure)),
     )
 
@@ -261,8 +267,34 @@ def driver_differs(recording: Recording) -> Iterator[Cause]:
         )
 
 
-def smaller_after_failure(recording: Recording) -> Iterator[Cause]:
-    """M09: after a failure the script went on with a smaller batch, and with it a smaller effective batch."""
+def batch_size(recording: Recording) -> Iterator[Cause]:
+    """M09: the batch size that was found does not fit after all, or its updates are other ones."""
+    yield from _tried_once(recording)
+    yield from _smaller_after_failure(recording)
+
+
+def _tried_once(recording: Recording) -> Iterator[Cause]:
+    """A trial of one update fitted, and the training after it ran out: the optimizer's state was born in between."""
+    failure = _death(recording)
+    state = max((step.state for step in recording.recorded), default=0)
+    if failure is None or not failure.tried or state < _STATE * _recorded_peak(recording):
+        return
+    yield Cause(
+        id="M09",
+        evidence=(
+            f"{failure.shapes} was tried with a single update, which fitted; step {failure.step} did not"
+            f"{_at(failure)}: an update makes {format_bytes(state)} of optimizer state, which no trial of one meets"
+        ),
+        fix="let a trial make three whole updates; enxuto explain TARGET --solve batch --budget SIZE finds the "
+        "largest that fits",
+        site=failure.site,
+        frees=state,
+        ruled_out=_fragmentation(failure),
+    )
+
+
+def _smaller_after_failure(recording: Recording) -> Iterator[Cause]:
+    """After a failure the script went on with a smaller batch, and with it a smaller effective batch."""
     for failure in recording.failures:
         later = [
             step
@@ -293,7 +325,7 @@ def retried_inside(recording: Recording) -> Iterator[Cause]:
     for failure in recording.failures:
         if not failure.during:
             continue
-        held = f", {format_bytes(failure.still_held)} of them" if failure.still_held > 0 else ""
+        held = f", {_names(failure)}: {format_bytes(failure.still_held)}" if failure.kept else ""
         yield Cause(
             id="M10",
             evidence=(
@@ -301,8 +333,9 @@ def retried_inside(recording: Recording) -> Iterator[Cause]:
                 f"its traceback keeps every tensor of the frames that failed{held}"
             ),
             fix="leave the except block before the retry: set a flag in it, and try again after it",
+            owner=failure.kept[0].owner if failure.kept else "",
             site=failure.site,
-            frees=failure.still_held,
+            frees=failure.still_held or UNKNOWN,
         )
 
 
@@ -331,23 +364,38 @@ def growing_workers(recording: Recording) -> Iterator[Cause]:
     level, number = steps.workers[known], steps.step[known]
     quarters = [int(np.median(part)) for part in np.array_split(level, 4)]
     grown = quarters[3] - quarters[1]
-    if sorted(set(quarters)) != quarters or grown < max(_WORKERS_BYTES, _WORKERS_GROW * quarters[1]):
+    objects = next((each for each in recording.objects if each.nbytes >= _WORKERS_BYTES), None)
+    least = _COPIED if objects else max(_WORKERS_BYTES, _WORKERS_GROW * quarters[1])
+    if sorted(quarters) != quarters or grown < least or not _keeps_rising(level):
         return
+    kept = (
+        f"; `{objects.owner}` is a {objects.container} of {objects.count:,} Python objects "
+        f"({objects.element}), {format_bytes(objects.nbytes)}, which each worker copies as it reads them"
+        if objects
+        else ""
+    )
     slope = robust_slope(number[len(number) // 4 :], level[len(level) // 4 :])
     yield Cause(
         id="M12",
         evidence=(
             f"the workers of the data loader grew from {format_bytes(quarters[0])} to {format_bytes(quarters[3])} "
-            f"(kernel, shared pages by their part), {format_bytes(round(slope))} a step"
+            f"(kernel, shared pages by their part), {format_bytes(round(slope))} a step{kept}"
         ),
         fix="keep the dataset's samples in numpy or Arrow arrays instead of Python objects: reading a Python "
         "object changes its reference count, and copies the page that it is on",
+        owner=objects.owner if objects else "",
         frees=grown,
         per_step=round(slope),
         ruled_out=("tensors of the training process: their bytes did not grow",)
         if not recording.retained
         else (),
     )
+
+
+def _keeps_rising(level: np.ndarray) -> bool:
+    """Whether both halves reach new heights more than once: neither a start that is over nor a single jump."""
+    news = np.flatnonzero(np.diff(np.maximum.accumulate(level)) > 0) + 1
+    return bool(min((news < len(level) // 2).sum(), (news >= len(level) // 2).sum()) >= 2)
 
 
 def idle_autocast(recording: Recording) -> Iterator[Cause]:
@@ -428,6 +476,7 @@ def barely_quantized(recording: Recording) -> Iterator[Cause]:
                 f"{model.largest_float} layers, {format_bytes(floats)}, are not supported by this way of doing it"
             ),
             fix="enxuto compress quantizes convolutions too (static, in onnxruntime) and shows the coverage",
+            owner=model.largest_float,
             frees=floats * 3 // 4,
         )
 
@@ -496,7 +545,7 @@ SITUATIONS: dict[str, Situation] = {
     "M06": worst_batch,
     "M07": fragmented,
     "M08": driver_differs,
-    "M09": smaller_after_failure,
+    "M09": batch_size,
     "M10": retried_inside,
     "M11": loaded_twice,
     "M12": growing_workers,
@@ -563,6 +612,8 @@ def _steps_since(recording: Recording, each: Retained) -> int:
 
 
 def _fix_of_growth(each: Retained) -> str:
+    if each.what == "traceback":
+        return "keep `str(error)` instead: an exception's traceback keeps every variable of the frames it came through"
     if each.graph:
         return "keep a number (`.item()`) or `.detach()` before it is kept; `torch.no_grad()` where no backward comes"
     return "keep less of each step (a running mean, `.item()`), bound it (deque(maxlen=...)), or empty it"
@@ -603,6 +654,10 @@ def _fragmentation(failure: Failure) -> tuple[str, ...]:
     if lacks <= 0:
         return ()
     return (f"fragmentation: even a perfect allocator lacks {format_bytes(lacks)}",)
+
+
+def _names(failure: Failure) -> str:
+    return ", ".join(f"`{each.owner}` (in {each.place})" for each in failure.kept)
 
 
 def _at(failure: Failure) -> str:

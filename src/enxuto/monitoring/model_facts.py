@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import statistics
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from ..records import ModelFacts
 
 _COMPARED = 64  # calls whose outputs are compared, at most
+_TIMED = 101  # calls whose median is taken
 _COUNTED = 50_000_000  # elements that are looked at for zeros, at most
 
 
@@ -24,7 +27,7 @@ class _Called:
     model: weakref.ref[nn.Module]
     name: str
     calls: int = 0
-    seconds: float = 0.0
+    seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_TIMED))
     began: float = 0.0
     compared: int = 0
     agreed: int = 0
@@ -63,7 +66,7 @@ class Models:
     def returned(self, model: nn.Module, result: Any, now: float) -> None:
         """A model's call is over."""
         entry = self._entry(model)
-        entry.seconds += now - entry.began
+        entry.seconds.append(now - entry.began)
         if isinstance(result, Tensor) and entry.given is not None and len(self._known) > 1:
             self._compare(entry, model, result)
 
@@ -133,7 +136,7 @@ def _facts_of(entry: _Called, model: nn.Module) -> ModelFacts:
         largest_float=kind,
         largest_float_bytes=most,
         calls=entry.calls,
-        seconds=entry.seconds,
+        seconds=entry.calls * statistics.median(entry.seconds or [0.0]),
         compared=entry.compared,
         agreed=entry.agreed,
         twin=entry.twin,

@@ -68,6 +68,7 @@ def summarised(timeline: Timeline, known: Circumstances) -> RecordedStep:
         called_at=known.called_at,
         parameters=known.parameters,
         gradless=known.gradless,
+        state=_born_state(timeline),
         calls=known.calls,
         cast=cast,
         halved=halved,
@@ -106,6 +107,13 @@ def _phases(timeline: Timeline) -> tuple[PhaseCost, ...]:
         for phase, code in PHASE_CODE.items()
         if phase in highest
     )
+
+
+def _born_state(timeline: Timeline) -> int:
+    """Bytes of optimizer state that the step made and left."""
+    blocks = timeline.blocks
+    state = blocks.category == CATEGORY_CODE[Category.OPTIMIZER_STATE]
+    return int(blocks.nbytes[state & (blocks.op >= 0) & (timeline.ends >= timeline.ticks)].sum())
 
 
 def _unused(timeline: Timeline, tick: int) -> tuple[int, int]:

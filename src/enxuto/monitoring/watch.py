@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
 from .. import _torch_private as private
@@ -33,6 +34,7 @@ from ..records import (
     How,
     ModelFacts,
     Phase,
+    PythonObjects,
     RecordedStep,
     Recording,
     Retained,
@@ -52,8 +54,9 @@ from ..tracing.sites import SiteTable
 from ..units import format_bytes, parse_bytes
 from ..workload import Workload
 from .autopsy import Inputs
-from .boundaries import Listener, Span, is_over, observed_run, shapes_of, size_of, told
-from .census import Census, copies_of_weights
+from .boundaries import Listener, Span, Trials, is_over, observed_run, shapes_of, size_of, told
+from .census import Census, copies_of_weights, kept_by_traceback
+from .datasets import kept_objects
 from .diagnosis import diagnose
 from .failures import is_out_of_memory
 from .memories import HostMemory, Memory, memory_of
@@ -134,6 +137,11 @@ def watch(
     )
 
 
+def active() -> Watch | None:
+    """The watch that is on in this process: of a `with ex.watch(...)`, or of `enxuto run`; None where there is none."""
+    return _active
+
+
 def _to_standard_error(line: str) -> None:
     with contextlib.suppress(Exception):  # a closed stream is the script's business
         print(f"enxuto: {line}", file=sys.stderr, flush=True)
@@ -200,6 +208,9 @@ class Watch(Listener):
         self._rows = Rows()
         self._schedule = Schedule(share=share)
         self._census = Census()
+        self._trials = Trials()
+        self._loaded: list[StorageWeakRef] = []
+        self._objects: tuple[PythonObjects, ...] | None = None  # None: nobody has looked
         self._models = Models(models)
         self._memory: Memory = HostMemory()
         self._last_call: tuple[weakref.ref[nn.Module] | None, Inputs | None] = (None, None)
@@ -242,6 +253,7 @@ class Watch(Listener):
             failures=tuple(self._failures),
             models=self._model_facts or tuple(self._models.facts()),
             copies=tuple(self._census.copies),
+            objects=self._objects or (),
             ending=ending,
             error=error,
             seconds=seconds,
@@ -308,7 +320,7 @@ class Watch(Listener):
             self._log = LogWriter(self._log_folder, self._source, self._say)
         self._sites = SiteTable()
         self._stack = contextlib.ExitStack()
-        self._stack.enter_context(observed_run(self))
+        self._stack.enter_context(self._observing())
         _active = self
         return self
 
@@ -333,9 +345,19 @@ class Watch(Listener):
     def resume(self) -> None:
         """Look again, with everything that is known so far."""
         self._stack = contextlib.ExitStack()
-        self._stack.enter_context(observed_run(self))
+        self._stack.enter_context(self._observing())
         self._last_row = time.perf_counter()
         self._began += self._last_row - self._paused_at  # what was not watched is no time of the run's
+
+    @contextlib.contextmanager
+    def _observing(self) -> Iterator[None]:
+        with private.observed_loads(self._was_loaded), observed_run(self):
+            yield
+
+    def _was_loaded(self, storage: torch.UntypedStorage) -> None:
+        """Remember what comes out of files, until weights were looked for that exist twice."""
+        if self._updates < 2:
+            self._loaded.append(StorageWeakRef(storage))
 
     def _finish(self, error: BaseException | None) -> None:
         now = time.perf_counter()
@@ -372,6 +394,9 @@ class Watch(Listener):
         if alive == UNKNOWN:
             grown = self._process.resident() - self._source.base
             if grown > self.budget + SLACK:
+                self._process.give_back()  # what the C allocator keeps without need is no use of the run's
+                grown = self._process.resident() - self._source.base
+            if grown > self.budget + SLACK:
                 raise self._over(f"the process has grown by {format_bytes(grown)} (by the kernel)", grown)
 
     def root_begins(self, module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -406,6 +431,7 @@ class Watch(Listener):
         self._optimizers.add(optimizer)
         if self._span is not None:
             self._span.updates += 1
+            self._trials.updated(self._span)
         if self._running is not None and not self._running.left:
             self._running.recorder.optimizer_ends(optimizer, (), {})
         if self._nested:
@@ -438,7 +464,7 @@ class Watch(Listener):
             self._end_span(now)
         shapes = shapes_of(module, args, kwargs)
         if self._span is None:
-            self._span = Span(time.perf_counter())
+            self._span = Span(time.perf_counter(), model=weakref.ref(module))
             if self._updates == self._steps == 0:
                 self._first(module)
             kind = StepKind.CALL if evaluating else StepKind.UPDATE
@@ -514,6 +540,8 @@ class Watch(Listener):
         if recorded is None and not due and now - self._last_row < self._row_cost / _ROW_RATIO:
             return
         workers = self._process.workers()
+        if workers and self._objects is None:
+            self._look_at_datasets()
         now = time.perf_counter()  # asking for the workers keeps to a share of the time by itself
         level = self._memory.take()
         host, host_peak = self._process.resident(), self._process.take_peak()
@@ -590,6 +618,7 @@ class Watch(Listener):
             recorder.adopt_model(model)
         for optimizer in list(self._optimizers):
             recorder.adopt_optimizer(optimizer)
+        recorder.adopt_survivors(self._census.survivors())
         recorder.adopt(inputs, Category.INPUT, "batch")
         if self.budget:
             recorder.ceiling, recorder.over_ceiling = self.budget, self._over_in_recording
@@ -652,7 +681,11 @@ class Watch(Listener):
     def _find_copies(self, recorder: Recorder) -> None:
         """Weights that exist twice once training goes on: what a checkpoint was loaded into."""
         self._census.copies = copies_of_weights(
-            self._models.all(), self._sites, step=self._steps, known=recorder.known_storages
+            self._models.all(),
+            self._sites,
+            step=self._steps,
+            known=recorder.known_storages,
+            loaded={each.cdata for each in self._loaded if not each.expired()},
         )
         if self._log is not None:
             for copied in self._census.copies:
@@ -747,6 +780,12 @@ class Watch(Listener):
                 if self._log is not None:
                     self._log.event("cause", cause)
 
+    def _look_at_datasets(self) -> None:
+        self._objects = kept_objects()
+        if self._log is not None:
+            for each in self._objects:
+                self._log.event("objects", each)
+
     # -- failures ----------------------------------------------------------------------------------------
 
     def _over_in_recording(self, nbytes: int) -> None:
@@ -793,10 +832,19 @@ class Watch(Listener):
             handled=handled,
             during=during,
             batch=_batch(self._span),
+            tried=self._trials.of(self._span),
+            **self._held(earlier if during else None),
             site=_site_of(error, self._sites) or (self._sites.rows[site] if site >= 0 else None),
         )
         self._failures.append(self._memory.at_failure(failure))
         self._log_failure()
+
+    def _held(self, earlier: BaseException | None) -> dict[str, Any]:
+        """Who keeps what would be free: the traceback of the earlier failure, or names from the first update on."""
+        if earlier is not None:
+            kept = kept_by_traceback(earlier, self._sites)
+            return {"kept": kept, "still_held": sum(each.nbytes for each in kept)}
+        return {"kept": self._census.kept(self._models, self._sites) if self._updates == 1 else ()}
 
     def _log_failure(self) -> None:
         if self._log is not None:

@@ -31,6 +31,7 @@ from .recording import (
     Ending,
     Failure,
     ModelFacts,
+    PythonObjects,
     RecordedStep,
     Recording,
     Retained,
@@ -54,6 +55,7 @@ _TYPES: dict[str, type] = {
     "failure": Failure,
     "model": ModelFacts,
     "copied": Copied,
+    "objects": PythonObjects,
     "cause": Cause,
 }
 
@@ -244,6 +246,7 @@ def read_log(folder: str | os.PathLike[str]) -> Recording:
         failures=_last(found.values["failure"], lambda f: (f.step, f.message)),
         models=_last(found.values["model"], lambda m: m.name),
         copies=_last(found.values["copied"], lambda c: (c.owner, c.place)),
+        objects=_last(found.values["objects"], lambda o: o.owner),
         causes=_last(found.values["cause"], lambda c: (c.id, c.owner)),
         ending=found.end.ending,
         error=found.end.error,

@@ -141,8 +141,9 @@ class RecordedStep:
 
     `cost` is the time that recording took beyond the step; `unused` are the bytes of saved activations at the
     peak that no backward asked for, `without` the peak if they were not kept. `gradless` of `parameters` had no
-    gradient when the optimizer came; `cast` are copies of weights in lower precision alive at the peak, `halved`
-    what lower precision saves in activations there. `others` are bytes of tensors that belong to no model, no
+    gradient when the optimizer came; `state` are the bytes of optimizer state that the step made and left. `cast` are
+    copies of weights in lower precision alive at the peak, `halved` what lower precision saves in activations there.
+    `others` are bytes of tensors that belong to no model, no
     optimizer and no step.
     """
 
@@ -164,6 +165,7 @@ class RecordedStep:
     called_at: Site | None = None  # the line that called the model
     parameters: int = 0
     gradless: int = 0
+    state: int = 0
     cast: int = 0
     halved: int = 0
     others: int = 0
@@ -201,11 +203,22 @@ class Retained:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Tensors that a name held on to when memory was out: `owner` is the name, `place` where it is one."""
+
+    owner: str
+    place: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """A refused allocation, or a soft budget that was reached.
 
     `handled` says that the script went on; `during` that it came while an earlier failure was still being
-    handled, whose frames keep what they hold: `still_held` bytes. `free` and `largest` tell of the device.
+    handled, whose frames keep what they hold: `still_held` bytes. `kept` names what these are; else, in the step
+    after the first update, what that one left. `tried` counts earlier models, gone since, that made a single update
+    with the same shapes, where the model that failed had made some too. `free` and `largest` tell of the device.
     """
 
     step: int  # the step that did not end
@@ -225,6 +238,8 @@ class Failure:
     handled: bool = False
     during: bool = False
     still_held: int = UNKNOWN
+    kept: tuple[Kept, ...] = ()
+    tried: int = 0
     batch: int = UNKNOWN
     shapes: str = ""  # of what the models of that step were given
     site: Site | None = None
@@ -248,7 +263,7 @@ class ModelFacts:
     largest_float: str = ""  # the kind of module that holds most of what is not quantized
     largest_float_bytes: int = 0
     calls: int = 0
-    seconds: float = 0.0  # of all its calls
+    seconds: float = 0.0  # of all its calls, by the median of the latest: one that is recorded takes longer
     compared: int = 0
     agreed: int = 0
     twin: str = ""  # the float model that it stands for
@@ -262,6 +277,18 @@ class Copied:
     place: str
     nbytes: int
     step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonObjects:
+    """A container of Python objects in a data set whose loader has workers: `owner` is the class and the attribute,
+    `nbytes` what all of it takes, by a sample of its elements."""
+
+    owner: str
+    container: str  # "list"
+    element: str  # "dict"
+    count: int
+    nbytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,6 +340,7 @@ class Recording:
     failures: tuple[Failure, ...] = ()
     models: tuple[ModelFacts, ...] = ()
     copies: tuple[Copied, ...] = ()
+    objects: tuple[PythonObjects, ...] = ()
     causes: tuple[Cause, ...] = ()
     ending: Ending = Ending.LOST
     error: str = ""

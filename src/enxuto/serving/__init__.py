@@ -4,6 +4,6 @@ The server is a process of its own that only reads the log, so that it costs the
 anywhere. It needs no PyTorch.
 """
 
-from .server import Server, serve, serve_here
+from .server import Server, check_installed, serve, serve_here
 
-__all__ = ["Server", "serve", "serve_here"]
+__all__ = ["Server", "check_installed", "serve", "serve_here"]

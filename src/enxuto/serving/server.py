@@ -6,6 +6,8 @@ import contextlib
 import importlib.util
 import os
 import secrets
+import select
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +25,7 @@ _STOP_SECONDS = 5.0
 
 
 def serve(log_folder: str | os.PathLike[str], *, port: int = 0) -> Server:
-    """Serve the log of a run in a process of its own, which ends with this one at the latest.
+    """Serve the log of a run in a process of its own, no child of this one, which ends with it at the latest.
 
     Args:
         log_folder: of `enxuto run --log` or `watch(log=...)`; the run may still go on.
@@ -36,6 +38,7 @@ def serve(log_folder: str | os.PathLike[str], *, port: int = 0) -> Server:
         MissingDependency: starlette or uvicorn is not installed.
         UsageError: the folder is no log, or the server cannot start, for instance because the port is in use.
     """
+    check_installed()
     _check(log_folder)
     # -P: a file of the user's named like a module of ours must not be imported in its place
     command = [sys.executable, "-P", "-m", __package__, os.path.abspath(log_folder), str(port)]
@@ -47,36 +50,37 @@ def serve(log_folder: str | os.PathLike[str], *, port: int = 0) -> Server:
         start_new_session=True,  # ctrl-C is for the script
         text=True,
     )
-    url = _first_line(child)
-    if not url.startswith("http://"):
+    url, _, process = _first_line(child).partition(" ")
+    if not process:
         child.kill()
-        child.wait()
+    child.wait()  # it has made the server its own and is gone
+    if not process:
         raise UsageError(
             f"the server did not start (port {port or 'any'}); `enxuto serve {os.fspath(log_folder)}` says why"
         )
-    return Server(child, url)
+    return Server(url, int(process), child)
 
 
 class Server:
     """A running server; made by `serve`."""
 
-    def __init__(self, child: subprocess.Popen[str], url: str) -> None:
+    def __init__(self, url: str, process: int, pipes: subprocess.Popen[str]) -> None:
         self.url = url
-        self._child, self._owner = child, os.getpid()
+        self._process, self._owner = process, os.getpid()
+        self._input, self._output = pipes.stdin, pipes.stdout
 
     def close(self) -> None:
         """Stop it. A process forked from this one leaves it alone."""
-        if os.getpid() != self._owner:
+        if os.getpid() != self._owner or self._input is None or self._output is None:
             return
-        for stream in (self._child.stdin, self._child.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        try:
-            self._child.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+        with contextlib.suppress(OSError):
+            self._input.close()
+        ended, _, _ = select.select([self._output], [], [], _STOP_SECONDS)
+        if not ended:  # a child of this process may hold the pipe open, too
+            with contextlib.suppress(OSError):
+                os.kill(self._process, signal.SIGKILL)
+        self._output.close()
+        self._input = self._output = None
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +98,7 @@ def serve_here(log_folder: str | os.PathLike[str], *, port: int = 0) -> Listenin
         MissingDependency: starlette or uvicorn is not installed.
         UsageError: the folder is no log, or the port is in use.
     """
+    check_installed()
     _check(log_folder)
     return Listening(log_folder, port=port)
 
@@ -137,10 +142,14 @@ class Listening:
         self._server.should_exit = True
 
 
-def _check(log_folder: str | os.PathLike[str]) -> None:
+def check_installed() -> None:
+    """Raise MissingDependency where what serves the page is not installed."""
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependency(f"the live page needs {' and '.join(missing)}: pip install 'enxuto[serve]'")
+
+
+def _check(log_folder: str | os.PathLike[str]) -> None:
     if not is_log(log_folder):
         raise UsageError(
             f"{os.fspath(log_folder)} is no log of a run: make one with `enxuto run --log DIR SCRIPT`"

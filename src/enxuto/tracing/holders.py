@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import sys
 import types
 from bisect import bisect_left
 from collections import deque
@@ -26,10 +27,12 @@ from .. import _torch_private as private
 from ..records import CATEGORY_CODE, PHASE_CODE, Category, Holder, Phase, Timeline
 from .assembling import Window, rows_of
 from .recorder import Recorder
-from .sites import SiteTable, shorten
+from .sites import SiteTable, is_users_file, shorten
 
 _WORTH = 0.01  # of the peak: smaller blocks are not looked for
 _DEPTH = 4  # steps from a variable to the tensor
+_CHAIN = 1000  # steps, where the first look found no name: each pair of a chain holds the one before
+_NAME = 80  # letters: what lies deeper has the name of where it begins
 _OBJECTS = 100_000  # opened at most
 _ELEMENTS = 10_000  # of one container, at most
 _NO_BLOCK = -1
@@ -184,16 +187,20 @@ class Way(NamedTuple):
         return f"{self.what} `{self.name}` of {self.place}" if self.name else self.place
 
     def attribute(self, name: str) -> Way:
+        if len(self.name) > _NAME:
+            return self
         return Way("attribute", f"{self.name}.{name}" if self.name else name, self.place)
 
     def element(self, container: Any, key: Any = None) -> Way:
+        if len(self.name) > _NAME:
+            return self
         kind = next(kind for kind in _CONTAINERS if issubclass(type(container), kind)).__name__
         index = repr(key) if isinstance(key, str) and len(key) < 40 else "..."
         return Way(f"{kind} element", f"{self.name}[{index}]", self.place)
 
 
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
-_LEAVES = frozenset({int, float, complex, bool, str, bytes, type(None), type, types.ModuleType})
+_LEAVES = frozenset({int, float, complex, bool, str, bytes, type(None), types.ModuleType})
 _MODULE_TABLES = ("_parameters", "_buffers", "_modules")
 
 
@@ -212,32 +219,52 @@ class Search:
     tensors: dict[int, Tensor] = field(default_factory=dict)
     _opened: dict[int, tuple[int, Any]] = field(default_factory=dict)
 
-    def everywhere(
-        self, models: Iterable[nn.Module], sites: SiteTable, more: Iterable[tuple[Way, Any]] = ()
-    ) -> None:
-        """Look through the models, the autograd nodes, the frames of the stack and waiting generators, and then
-        what else is given."""
-        frames = list(sites.frames())
-        users = [frame for frame in reversed(frames) if sites.is_user(frame.f_code)]
-        libraries = [frame for frame in frames if not sites.is_user(frame.f_code)]
+    def everywhere(self, models: Iterable[nn.Module], sites: SiteTable) -> None:
+        """Look through the models, the autograd nodes, the frames of the stack and waiting generators."""
         things = gc.get_objects()
-        self.walk((Way("", "", ""), module) for model in models for module in model.modules())
+        self.walk(_modules(models))
         self.walk(_nodes(things))
-        for variables in (*map(_globals, users), *map(_locals, users)):
+        for variables in _variables(sites, things):
             self.walk(variables)
-        for frame in _waiting(things, frames):
-            if sites.is_user(frame.f_code):
-                self.walk(_locals(frame, "generator "))
-        for frame in libraries:
-            self.walk(_locals_of_library(frame, sites))
-        for root in more:
-            self.walk([root])
         if missing := self.wanted - self.found.keys():
-            self._referrers(things, missing)
+            self._referrers(self._tensors(things, missing), things)
 
-    def _referrers(self, things: list[Any], missing: set[int]) -> None:
+    def keepers(
+        self, models: list[nn.Module], sites: SiteTable, more: Iterable[tuple[Way, Any]] = ()
+    ) -> None:
+        """Look for what keeps tensors from step to step: what is kept may be a node, so the nodes come last, and
+        may be the end of a long chain, so what has no name yet is looked for once more, and deeper."""
+        things, more = gc.get_objects(), list(more)
+        self._rounds(models, sites, things, more)
+        self.walk(_nodes(things))
+        tensors = self._tensors(things, self.wanted - self.found.keys())
+        if tensors:
+            self._opened.clear()
+            self._rounds(models, sites, things, more, depth=_CHAIN)
+        if tensors and self.wanted - self.found.keys():
+            self._referrers(tensors, things)
+
+    def _rounds(
+        self,
+        models: list[nn.Module],
+        sites: SiteTable,
+        things: list[Any],
+        more: list[tuple[Way, Any]],
+        *,
+        depth: int = _DEPTH,
+    ) -> None:
+        self.walk(_modules(models), depth)
+        for variables in _variables(sites, things):
+            self.walk(variables, depth)
+        for root in more:
+            self.walk([root], depth)
+
+    def _tensors(self, things: list[Any], blocks: set[int]) -> list[Tensor]:
+        """The tensors in memory that have some blocks; what only a graph holds is none."""
+        return [t for t in things if issubclass(type(t), Tensor) and blocks.intersection(self._of(t))]
+
+    def _referrers(self, tensors: list[Tensor], things: list[Any]) -> None:
         """Say at least what kind of object has the tensors that no name leads to."""
-        tensors = [t for t in things if issubclass(type(t), Tensor) and missing.intersection(self._of(t))]
         ours = {id(things), id(tensors)}
         for referrer in gc.get_referrers(*tensors):
             kind = type(referrer)
@@ -248,7 +275,7 @@ class Search:
                     if issubclass(type(tensor), Tensor):
                         self._reached(way, tensor)
 
-    def walk(self, roots: Iterable[tuple[Way, Any]]) -> None:
+    def walk(self, roots: Iterable[tuple[Way, Any]], most: int = _DEPTH) -> None:
         """Look through what some names lead to, the nearest first."""
         queue = deque((0, way, value) for way, value in roots)
         while queue and len(self.found) < len(self.wanted):
@@ -257,7 +284,7 @@ class Search:
                 continue
             if issubclass(type(value), Tensor):
                 self._reached(way, value)
-            before, _ = self._opened.get(id(value), (_DEPTH, None))
+            before, _ = self._opened.get(id(value), (most, None))
             if depth < before and len(self._opened) < _OBJECTS:
                 self._opened[id(value)] = depth, value  # held, so that its id stays its own
                 queue.extend((depth + 1, *step) for step in self._inside(way, value))
@@ -286,6 +313,10 @@ class Search:
         elif issubclass(kind, functools.partial):
             for part in (value.func, *value.args, *value.keywords.values()):
                 yield way, part
+        elif issubclass(kind, type):
+            yield from _in_class(way, value)
+        elif issubclass(kind, BaseException):
+            yield from _in_exception(way, value)
         elif not str(kind.__module__).startswith(_INTERNAL):
             yield from _in_object(way, value)
 
@@ -322,6 +353,28 @@ def _defaults(function: types.FunctionType) -> Iterator[tuple[Way, Any]]:
         yield Way("default", name, place), value
 
 
+def _in_class(way: Way, value: type) -> Iterator[tuple[Way, Any]]:
+    """What a class of the user's has: a list that is written in its body belongs to nobody else."""
+    module = sys.modules.get(value.__module__)
+    if value.__module__ == "__main__" or is_users_file(getattr(module, "__file__", None) or "<none>"):
+        for name, item in list(vars(value).items()):
+            if not name.startswith("__"):
+                yield way.attribute(name), item
+
+
+def _in_exception(way: Way, error: BaseException) -> Iterator[tuple[Way, Any]]:
+    """An exception holds the frames that it passed through, and they their variables."""
+    yield from _in_object(way, error)
+    for cause in (error.__cause__, error.__context__):
+        yield way, cause
+    link = error.__traceback__
+    while link is not None:
+        frame, link = link.tb_frame, link.tb_next
+        if frame.f_code.co_flags & inspect.CO_NEWLOCALS:  # a function's: those of a module are its globals
+            for value in frame.f_locals.values():
+                yield Way("traceback", way.name, way.place), value
+
+
 def _in_object(way: Way, value: Any) -> Iterator[tuple[Way, Any]]:
     kind = type(value)
     if issubclass(kind, dict):
@@ -345,6 +398,23 @@ def _in_object(way: Way, value: Any) -> Iterator[tuple[Way, Any]]:
 def _newest_first(container: Any) -> Iterable[Any]:
     """Of a long list the end counts: that is where it grows."""
     return list.__reversed__(container) if issubclass(type(container), list) else container
+
+
+def _modules(models: Iterable[nn.Module]) -> Iterator[tuple[Way, Any]]:
+    return ((Way("", "", ""), module) for model in models for module in model.modules())
+
+
+def _variables(sites: SiteTable, things: list[Any]) -> Iterator[Iterator[tuple[Way, Any]]]:
+    """The variables of the user's functions that run or wait, their globals first, and of the libraries between."""
+    frames = list(sites.frames())
+    users = [frame for frame in reversed(frames) if sites.is_user(frame.f_code)]
+    yield from (*map(_globals, users), *map(_locals, users))
+    for frame in _waiting(things, frames):
+        if sites.is_user(frame.f_code):
+            yield _locals(frame, "generator ")
+    for frame in frames:
+        if not sites.is_user(frame.f_code):
+            yield _locals_of_library(frame, sites)
 
 
 def _nodes(things: Iterable[Any]) -> Iterator[tuple[Way, Any]]:

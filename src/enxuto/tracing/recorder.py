@@ -12,7 +12,7 @@ import contextlib
 import json
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -232,6 +232,13 @@ class Recorder(private.TorchDispatchMode):
                     if self.b_category[block] not in _FINAL:
                         self.b_category[block] = CATEGORY_CODE[category]
                         self.b_name[block] = self._intern(name)
+
+    def adopt_survivors(self, survivors: Iterable[Survivor]) -> None:
+        """Register what earlier steps left and is alive still: it is there whether this step touches it or not."""
+        for survivor in survivors:
+            storage = survivor.ref()
+            if storage is not None and private.storage_key(storage) not in self._block_at:
+                self._born(storage, self._tick(), op=_UNSET)
 
     def adopt_gradients(self) -> None:
         """Label the gradients that stand at a step's end, however they came there."""

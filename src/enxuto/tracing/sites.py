@@ -72,7 +72,7 @@ class SiteTable:
         """Whether this is the user's code, rather than torch's, ours or Python's."""
         user = self._is_user.get(code)
         if user is None:
-            user = self._is_user[code] = _is_user(code.co_filename)
+            user = self._is_user[code] = is_users_file(code.co_filename)
         return user
 
     def _intern(self, code: CodeType, line: int) -> int:
@@ -83,7 +83,8 @@ class SiteTable:
         return index
 
 
-def _is_user(file: str) -> bool:
+def is_users_file(file: str) -> bool:
+    """Whether code of this file is the user's, or a library's that is no part of what runs the nets."""
     if file.startswith("<"):  # generated code: dataclasses, einops, torch.fx
         return False
     if file.startswith(_LIBRARIES):

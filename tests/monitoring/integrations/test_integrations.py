@@ -20,9 +20,9 @@ from torch import nn
 
 import enxuto as ex
 from enxuto.errors import MissingDependency
-from enxuto.monitoring import integrations
+from enxuto.monitoring import active, integrations
 from enxuto.monitoring.integrations.metrics import metrics_of
-from enxuto.monitoring.integrations.session import Session, watching
+from enxuto.monitoring.integrations.session import Session
 from enxuto.records import Ending, How, Step, StepKind
 from enxuto.records.log import read_log
 from enxuto.reporting.fragment import live_fragment
@@ -175,7 +175,7 @@ def test_huggingface(transformers: None, tmp_path: Path) -> None:
     assert isinstance(callback, TrainerCallback) and callback.recording is None
     trainer.train()
     recording = callback.recording
-    assert watching() is None
+    assert active() is None
     assert recording.ending is Ending.FINISHED and recording.total_steps == 4
     assert recording.source.name == "nets" and read_log(tmp_path / "log").total_steps == 4
     assert trainer.reporter.logs[-1]["memory/peak_bytes"] == recording.peak
@@ -186,7 +186,7 @@ def test_huggingface_joins_a_watch(transformers: None) -> None:
     trainer = Trainer([callback := integrations.huggingface_callback()])
     with ex.watch() as run:
         trainer.train()
-        assert watching() is run  # it is still the user's
+        assert active() is run  # it is still the user's
     assert run.recording.total_steps == callback.recording.total_steps == 4
     assert "memory/peak_bytes" in trainer.state.log_history[-1]
 
@@ -198,7 +198,7 @@ def test_a_training_that_was_cut_off_can_be_begun_again(transformers: None) -> N
     callback.on_train_begin(None, state, None)
     Training().step()  # and then it raised, which nobody tells
     Trainer([callback]).train(steps=2)
-    assert watching() is None and callback.recording.total_steps == 2
+    assert active() is None and callback.recording.total_steps == 2
 
 
 class Callback:
@@ -243,7 +243,7 @@ def test_lightning(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen[-1][0]["memory/peak_bytes"] == callback.recording.peak
     again = integrations.lightning_callback()
     fitted(again, raises=True)
-    assert watching() is None
+    assert active() is None
     assert again.recording.ending is Ending.RAISED and again.recording.error == "ValueError: mine"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...errors import MissingDependency
 from ...records import Recording
-from ..watch import Watch, watch
+from ..watch import Watch, active, watch
 
 
 class Session:
@@ -30,7 +30,7 @@ class Session:
         """Start to watch, or join."""
         if self._own:
             self.end()
-        self.run = watching()
+        self.run = active()
         if self.run is None:
             self.run = watch(budget=self._budget, log=self._log, name=name).__enter__()
             self._own = True
@@ -52,13 +52,6 @@ def of_rank(log: Path) -> Path:
     """Among several ranks each writes its own: `log` becomes `log-rank1`."""
     rank, ranks = os.environ.get("RANK"), int(os.environ.get("WORLD_SIZE", "1"))
     return log if rank is None or ranks < 2 else log.with_name(f"{log.name}-rank{rank}")
-
-
-def watching() -> Watch | None:
-    """The watch that is on in this process."""
-    # the package's own `watch` is the function, which hides the module of that name
-    found: Watch | None = importlib.import_module("..watch", __package__)._active
-    return found
 
 
 def required(module: str, *, install: str) -> Any:
