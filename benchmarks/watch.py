@@ -36,6 +36,7 @@ from enxuto.records import How, Step, StepKind
 from enxuto.records.log import LogWriter, Rows
 from enxuto.reporting import write_html
 from enxuto.targets import resolve
+from enxuto.tracing import trace
 from enxuto.verifying.memory import true_peaks
 
 RESULTS = Path(__file__).parent / "results" / "watch.json"
@@ -106,8 +107,9 @@ def overhead(step: Callable[[], Any], *, pairs: int, block: int, warm: int) -> d
 
 
 def truth(target: str) -> dict[str, Any]:
-    """The recorded peak of step 3 beside the allocator's own."""
+    """The recorded peak of step 3 beside the allocator's own; this machine's kernels were measured before."""
     work = resolve(target)
+    trace(work)
     allocator = true_peaks(work).steady
     gc.collect()
     step = stepped(work)

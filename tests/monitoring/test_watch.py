@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import enxuto as ex
 from enxuto import _torch_private as private
+from enxuto.devices import OpMemory, ScratchTable
 from enxuto.errors import OutOfBudget, UsageError
 from enxuto.monitoring.process import Process
 from enxuto.monitoring.schedule import SHARE, Schedule
@@ -64,6 +66,17 @@ def test_the_numbers_stay_the_same_to_the_bit() -> None:
     assert recording is not None and recording.total_steps == 8
     for before, after in zip(plain.parameters(), watched.parameters(), strict=True):
         assert torch.equal(before, after)
+
+
+def test_a_recorded_peak_has_the_scratch_that_the_table_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = 64 * 2**20  # so much that the peak is where the mean runs
+    known = {"aten.mean.default": OpMemory(scratch, ())}
+    monkeypatch.setattr(ScratchTable, "look_up", lambda self, call: known.get(json.loads(call)[0]))
+    _, with_scratch = trained(4, name="watched")
+    known.clear()
+    _, without = trained(4, name="watched")
+    assert with_scratch is not None and without is not None
+    assert 0 < with_scratch.peak - scratch <= without.peak
 
 
 def test_nothing_is_left_behind() -> None:

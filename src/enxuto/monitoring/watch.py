@@ -22,6 +22,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.optim import Optimizer
 
 from .. import _torch_private as private
+from ..devices import ScratchTable, cpu_op_memories
 from ..errors import OutOfBudget, UsageError
 from ..records import (
     UNKNOWN,
@@ -229,6 +230,7 @@ class Watch(Listener):
         self._pending: dict[StepKind, _Pending] = {}
         self._row_cost = self._last_row = self._next_check = 0.0
         self._running: _Running | None = None
+        self._scratch: ScratchTable | None = None  # what this machine's kernels take, as far as it is known
         self._lingering: list[_Running] = []  # over, and not taken off yet
         self._span: Span | None = None
         self._off = False
@@ -718,6 +720,15 @@ class Watch(Listener):
             notes=tuple(sorted(recorder.notes)),
         )
         world = World.CUDA if self._source.device.startswith("cuda") else World.CPU
+        if world is World.CPU:  # looked up, never measured: a run is no place to start a process in
+            self._scratch = self._scratch or ScratchTable.of_this_machine()
+            memories = cpu_op_memories(recorder.signatures, self._scratch, calibrate=False)
+            facts = replace(
+                facts,
+                outputs_corrected=recorder.add_op_memory(memories.of_signature),
+                scratch=memories.basis,
+                scratch_unknown=memories.unknown,
+            )
         return assemble(recorder, Window(running.start, recorder.clock), world=world, facts=facts)
 
     def _keep(self, recorded: RecordedStep, timeline: Timeline) -> None:
