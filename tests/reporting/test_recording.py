@@ -27,6 +27,7 @@ from enxuto.reporting import to_html, to_text
 from enxuto.reporting.live import Live
 from enxuto.reporting.recording_rows import drawn
 from tests.reporting.browser import OUTSIDE, Page
+from tests.reporting.samples import explanation
 
 MIB = 2**20
 
@@ -98,6 +99,15 @@ def test_the_card_says_how_each_figure_was_come_by() -> None:
     assert "30 updates, 10 calls without an update" in text
     assert "1 step in full, which took 125 ms, 1.2 % of the time" in text
     assert "M03" in text and "frees: 30.0 MiB (by calculation)" in text and "enxuto explain M03" in text
+
+
+def test_the_card_says_which_scratch_its_peaks_leave_out() -> None:
+    explained = explanation()
+    unknown = replace(explained, facts=replace(explained.facts, scratch_unknown=3))
+    text = to_text(replace(recording(), explanations=(unknown,)))
+    assert "scratch of 3 op calls that `enxuto explain` has not measured" in " ".join(text.split())
+    known = replace(explained, facts=replace(explained.facts, scratch_unknown=0))
+    assert "scratch of" not in to_text(replace(recording(), explanations=(known,)))
 
 
 def test_a_run_without_anything_has_a_card_too() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from enxuto import Category, Phase, Timeline
-from enxuto.tracing.sites import _is_user
+from enxuto.tracing.sites import is_users_file
 from tests.tracing.small_steps import calls_of, ops_of, traced
 
 
@@ -171,5 +171,5 @@ def test_torch_behind_a_symbolic_link_is_no_users_code(tmp_path: Path) -> None:
 
 def test_what_only_begins_like_torch_is_the_users() -> None:
     beside = Path(torch.__file__).parent.parent / "torchvision" / "models" / "resnet.py"
-    assert _is_user(str(beside))
-    assert not _is_user(torch.nn.functional.__file__)
+    assert is_users_file(str(beside))
+    assert not is_users_file(torch.nn.functional.__file__)

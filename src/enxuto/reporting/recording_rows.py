@@ -90,6 +90,7 @@ def summary(recording: Recording) -> list[tuple[str, str]]:
         ("Workers", _workers(recording)),
         ("Steps", _steps(recording)),
         ("Recorded", _recorded(recording)),
+        ("Left out", _left_out(recording)),
     ]
     return [row for row in rows if row[1]]
 
@@ -146,6 +147,15 @@ def _recorded(recording: Recording) -> str:
     cost = sum(step.cost for step in recording.recorded)
     share = f", {100 * cost / recording.seconds:.1f} % of the time" if recording.seconds else ""
     return f"{wording.counted(len(recording.recorded), 'step')} in full, which took {seconds(cost)}{share}"
+
+
+def _left_out(recording: Recording) -> str:
+    """Kernel scratch that is in no recorded peak: nothing is measured inside of a run."""
+    unknown = max((each.facts.scratch_unknown for each in recording.explanations), default=0)
+    if not unknown:
+        return ""
+    calls = wording.counted(unknown, "op call")
+    return f"scratch of {calls} that `enxuto explain` has not measured on this machine yet"
 
 
 def phases(recording: Recording) -> list[tuple[str, int]]:
