@@ -18,7 +18,7 @@ from enxuto.monitoring.datasets import kept_objects
 from enxuto.records import UNKNOWN, Failure, ModelFacts, Recording, Source, Step, StepKind, Steps
 from tests.monitoring.watched import SCRIPTS, run_script, run_watched
 
-SYNTHETIC = ("M07", "M08", "M12", "M18")
+SYNTHETIC = ("M07", "M08", "M18")
 RUN = sorted(set(SITUATIONS) - set(SYNTHETIC))
 
 MIB = 2**20
