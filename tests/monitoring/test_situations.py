@@ -108,14 +108,15 @@ def workers(levels: list[int]) -> Recording:
 
 
 def test_workers_that_grow() -> None:
-    found = diagnose(workers([400 * MIB + 3 * MIB * n for n in range(60)])).causes
+    found = diagnose(workers([400 * MIB + 5 * MIB * n for n in range(60)])).causes
     assert [cause.id for cause in found] == ["M12"]
-    assert found[0].per_step == 3 * MIB
+    assert found[0].per_step == 5 * MIB
     assert ids(workers([400 * MIB + min(n, 8) * 20 * MIB for n in range(60)])) == []  # they start, then stay
-    assert ids(workers([400 * MIB + 20 * MIB * (n // 10) for n in range(60)])) == [
+    assert ids(workers([400 * MIB + 40 * MIB * (n // 10) for n in range(60)])) == [
         "M12"
     ]  # asked now and then
     assert ids(workers([400 * MIB + 90 * MIB * (n // 30) for n in range(60)])) == []  # one jump
+    assert ids(workers([400 * MIB + n * MIB for n in range(60)])) == []  # copies of the parent's pages
     assert ids(workers([400 * MIB + (n % 7) * 5 * MIB for n in range(60)])) == []
 
 

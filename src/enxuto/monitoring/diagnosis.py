@@ -46,7 +46,7 @@ _SLOWER = 1.2
 _AGREE = 0.9
 _SAMPLES = 100
 _OTHERS = 0.05  # of the device
-_WORKERS_GROW = 0.1
+_WORKERS_GROW = 0.2  # less may be pages of the parent that a fork copies as it touches them, once
 _WORKERS_BYTES = 8 * 2**20
 _COPIED = 2 * 2**20  # where there are so many Python objects that copying them explains it
 
