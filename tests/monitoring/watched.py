@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import re
+import subprocess
 import sys
 import types
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from enxuto.monitoring import watch
+from enxuto.monitoring import diagnose, read_log, watch
 from enxuto.records import Recording
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -48,6 +49,13 @@ def run_watched(source: str, file: str, *, budget: str | None = None, log: Path 
         gc.unfreeze()
         gc.collect()
     return Seen(observed.diagnosed(), tuple(said), error)
+
+
+def run_alone(name: str, log: Path) -> Seen:
+    """One of the scripts under `enxuto run`, in a process that shares no memory with this one."""
+    command = [sys.executable, "-m", "enxuto", "run", "--log", str(log), str(SCRIPTS / f"{name}.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return Seen(diagnose(read_log(log)), (), "" if done.returncode == 0 else done.stderr)
 
 
 def run_script(name: str) -> Seen:

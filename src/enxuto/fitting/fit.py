@@ -99,6 +99,11 @@ class Fit:
     progress: Callable[[str], None] | None = None
     _planner: Planner | None = None
 
+    def __post_init__(self) -> None:
+        """One table for all traces, which are compared to the byte: another process may fill the machine's."""
+        if self.scratch is None:
+            self.scratch = ScratchTable.of_this_machine()
+
     def within(
         self, budget: str | int | Budget, *, measure: bool = True, target: str | None = None
     ) -> Fitted:
