@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,27 +16,15 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from enxuto.monitoring import SITUATIONS, diagnose
 from enxuto.monitoring.datasets import kept_objects
 from enxuto.records import UNKNOWN, Failure, ModelFacts, Recording, Source, Step, StepKind, Steps
-from tests.monitoring.watched import SCRIPTS, run_alone, run_script, run_watched
+from tests.monitoring.watched import SCRIPTS, run_script, run_watched
 
-SYNTHETIC = ("M07", "M08", "M18")
+SYNTHETIC = ("M07", "M08", "M12", "M18")
 RUN = sorted(set(SITUATIONS) - set(SYNTHETIC))
 
 MIB = 2**20
 
 
-#: What a forked worker takes depends on what it shares with its parent: not with a process full of tests.
-ALONE = ("M12",)
-
-
-@pytest.mark.parametrize("situation", ALONE)
-def test_the_pair_in_a_process_of_its_own(situation: str, tmp_path: Path) -> None:
-    bad, good = (run_alone(f"{situation.lower()}_{which}", tmp_path / which) for which in ("bad", "good"))
-    assert [cause.id for cause in bad.recording.causes] == [situation]
-    assert good.recording.causes == ()
-    assert bad.error == good.error == ""
-
-
-@pytest.mark.parametrize("situation", sorted(set(RUN) - set(ALONE)))
+@pytest.mark.parametrize("situation", RUN)
 def test_the_failing_script_is_diagnosed(situation: str) -> None:
     seen = run_script(f"{situation.lower()}_bad")
     ids = [cause.id for cause in seen.recording.causes]
@@ -45,7 +32,7 @@ def test_the_failing_script_is_diagnosed(situation: str) -> None:
     assert [each for each in seen.said if "stopped watching" in each] == []
 
 
-@pytest.mark.parametrize("situation", sorted(set(RUN) - set(ALONE)))
+@pytest.mark.parametrize("situation", RUN)
 def test_its_fixed_twin_is_silent(situation: str) -> None:
     seen = run_script(f"{situation.lower()}_good")
     assert seen.recording.causes == ()

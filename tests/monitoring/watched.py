@@ -8,7 +8,7 @@ import subprocess
 import sys
 import types
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from enxuto.monitoring import diagnose, read_log, watch
@@ -51,11 +51,17 @@ def run_watched(source: str, file: str, *, budget: str | None = None, log: Path 
     return Seen(observed.diagnosed(), tuple(said), error)
 
 
-def run_alone(name: str, log: Path) -> Seen:
-    """One of the scripts under `enxuto run`, in a process that shares no memory with this one."""
-    command = [sys.executable, "-m", "enxuto", "run", "--log", str(log), str(SCRIPTS / f"{name}.py")]
+def run_alone(script: Path, log: Path) -> Seen:
+    """A script under `enxuto run`, in a process that shares no memory with this one."""
+    command = [sys.executable, "-m", "enxuto", "run", "--log", str(log), str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    return Seen(diagnose(read_log(log)), (), "" if done.returncode == 0 else done.stderr)
+    said = tuple(line for line in done.stderr.splitlines() if "M0" in line or "M1" in line)
+    recording = read_log(log)
+    return Seen(
+        replace(recording, causes=diagnose(recording).causes),
+        said,
+        "" if done.returncode == 0 else done.stderr,
+    )
 
 
 def run_script(name: str) -> Seen:

@@ -121,7 +121,7 @@ def apply(
         ...     optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
         ...     batch_size=64,
         ... )
-        >>> plan = fit(work, budget="200 KiB", measure=False).plan
+        >>> plan = fit(work, budget="200 KiB", measure=False, calibrate=False).plan
         >>> with apply(plan, work) as run:
         ...     loss = run.step(work.batch())
         >>> loss.shape

@@ -180,7 +180,7 @@ def distillation_workload(
         >>> import enxuto as ex
         >>> teacher, student = (nn.Sequential(nn.Linear(8, n), nn.ReLU(), nn.Linear(n, 2)) for n in (256, 64))
         >>> data = torch.randn(256, 8)
-        >>> plan = ex.fit(distillation_workload(teacher, student, data), "190 KiB", measure=False).plan
+        >>> plan = ex.fit(distillation_workload(teacher, student, data), "190 KiB", measure=False, calibrate=False).plan
         >>> plan.fits, len(distil(teacher, student, data, plan=plan).epochs)
         (True, 5)
     """

@@ -15,8 +15,6 @@ _HIGHEST = re.compile(rb"VmHWM:\s+(\d+) kB")
 _WORKERS_RATIO = 0.003  # of the time may go into asking for the children
 _EARLY = 16  # so many times half of it may, where there are any: what grows, grows from the start
 _EARLY_RATIO = 0.5
-_GROWING_RATIO = 0.05  # of the time, while what they have resident grows, which is cheap to see
-_GROWN = 1.02  # times as much resident as when they were last asked
 _RESET = b"5"  # proc(5), clear_refs: the peak resident set starts again from what is resident now
 
 
@@ -33,7 +31,6 @@ class Process:
         self._status = _opened("/proc/self/status", os.O_RDONLY)
         self._clear = _opened("/proc/self/clear_refs", os.O_WRONLY)
         self._workers, self._asked, self._pause, self._early = 0, 0.0, 0.0, _EARLY
-        self._again, self._children, self._children_resident = 0.0, list[psutil.Process](), 0
 
     def resident(self) -> int:
         """Bytes of this process that are in memory now."""
@@ -62,34 +59,14 @@ class Process:
 
     def workers(self) -> int:
         """Bytes that the children take, shared pages by their part (PSS); asked as often as it is cheap."""
-        began, since = time.thread_time(), time.perf_counter() - self._asked
-        if since >= self._pause:
-            self._children = self._process.children(recursive=True)
-        elif since < self._again or not self._children_grew():
-            return self._workers
-        self._workers = self._of_children()
-        self._children_resident = self._resident_of_children()
-        self._asked = time.perf_counter()
-        cost = time.thread_time() - began  # of the processor: a busy machine makes nothing dearer
-        early = self._workers > 0 and self._early > 0
-        self._early -= early
-        self._pause = cost / (_EARLY_RATIO if early else _WORKERS_RATIO)
-        self._again = cost / _GROWING_RATIO
+        now = time.perf_counter()
+        if now - self._asked >= self._pause:
+            self._workers = self._of_children()
+            self._asked = time.perf_counter()
+            early = self._workers > 0 and self._early > 0
+            self._early -= early
+            self._pause = (self._asked - now) / (_EARLY_RATIO if early else _WORKERS_RATIO)
         return self._workers
-
-    def _children_grew(self) -> bool:
-        return self._resident_of_children() > _GROWN * self._children_resident > 0
-
-    def _resident_of_children(self) -> int:
-        """Bytes that the children last found have in memory, shared pages in each; 0 where the kernel does not say."""
-        total = 0
-        for child in self._children:
-            with (
-                contextlib.suppress(OSError, ValueError, IndexError),
-                open(f"/proc/{child.pid}/statm", "rb") as file,
-            ):
-                total += int(file.read().split()[1]) * _PAGE
-        return total
 
     def close(self) -> None:
         """Let go of the files."""
@@ -100,7 +77,7 @@ class Process:
 
     def _of_children(self) -> int:
         total = 0
-        for child in self._children:
+        for child in self._process.children(recursive=True):
             with contextlib.suppress(psutil.Error, OSError):
                 memory = child.memory_full_info()
                 total += int(getattr(memory, "pss", memory.rss))
