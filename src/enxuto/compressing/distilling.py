@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import verifying
-from ..applying import apply
+from ..applying.apply import apply
 from ..errors import EnxutoError, UsageError, UserCodeError
 from ..records import Certificate, MicroBatches, Plan, SmallerBatch, write_atomically
 from ..samples import Samples
