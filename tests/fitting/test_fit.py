@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from enxuto import Workload
+from enxuto.devices import OpMemory, ScratchTable
 from enxuto.errors import UsageError
 from enxuto.fitting import Fit, fit
 from enxuto.records import (
@@ -196,3 +197,23 @@ def test_wrong_calls_say_what_to_do() -> None:
         fit(WORK, 0)
     with pytest.raises(UsageError, match="is no size"):
         fit(WORK, "two apples")
+
+
+def test_another_process_may_fill_this_machines_table_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The promise and the step that is traced again are of one table: the first difference is a bug of ours."""
+    read: list[ScratchTable] = []
+
+    def look_up(self: ScratchTable, call: str) -> OpMemory | None:
+        places = [place for place, table in enumerate(read, 1) if table is self]
+        return OpMemory(4096 * sum(places), ())  # later, more is known
+
+    def of_this_machine() -> ScratchTable:
+        read.append(ScratchTable({}, None))
+        return read[-1]
+
+    monkeypatch.setattr(ScratchTable, "of_this_machine", of_this_machine)
+    monkeypatch.setattr(ScratchTable, "look_up", look_up)
+    fitted = fit(WORK, int(0.7 * full()), calibrate=False, exact=False, measure=False)
+    (dry,) = (check for check in fitted.verdict.checks if check.name == "dry trace")
+    assert fitted.plan.actions
+    assert dry.outcome is Outcome.PASSED

@@ -400,3 +400,20 @@ def test_a_held_tensor_dies_with_the_trace() -> None:
     assert trace(work, calibrate=False).holders
     assert torch.is_grad_enabled()
     assert (torch.ones(2, requires_grad=True) * 2).sum().item() == 4  # no mode is left on
+
+
+def test_who_only_counts_runs_no_further_step() -> None:
+    calls = []
+
+    def forward(weight: Tensor, x: Tensor) -> Tensor:
+        hidden = made(x)  # noqa: F841  what is tested is that it stays
+        calls.append("forward")
+        return weight.sum() + peak(x)
+
+    work = work_of(lambda: Forward(forward, 256), lambda: torch.zeros(4, 256))
+    found = trace(work, calibrate=False)
+    assert (len(calls), bool(found.holders)) == (4, True)
+    calls.clear()
+    counted = trace(work, calibrate=False, find_holders=False)
+    assert (len(calls), counted.holders) == (3, ())
+    assert counted.curve.tolist() == found.curve.tolist()
