@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ def progress(*, after: float = SECONDS) -> Iterator[Callable[[str], None] | None
     """
     # where an op refuses its inputs, the user's traceback says so; torch's log would say it first, at length
     logging.getLogger("torch._subclasses.fake_tensor").addFilter(lambda record: False)
+    os.environ.setdefault(
+        "KINETO_LOG_LEVEL", "6"
+    )  # torch's profiler says on standard error that it starts and stops
     with contextlib.redirect_stdout(sys.stderr):
         if not sys.stderr.isatty():
             yield None

@@ -128,7 +128,9 @@ class Search:
         self.rows.append(self._original())
         self.layers = self._needs(self.levels.original)
         if self.effort.reduce_range:
-            self.notes.append("static 8 bits: weights in 7, x86 processors without VNNI saturate with more")
+            self.notes.append(
+                "static 8-bit weights use 7 bits: the int8 kernels of x86 processors without VNNI saturate beyond"
+            )
         self._level(())
         held = self._descend(())
         self._low_rank(held)
